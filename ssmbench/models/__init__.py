@@ -1,0 +1,1 @@
+"""Model code: one decoder, described by data, for every family."""

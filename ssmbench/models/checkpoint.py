@@ -1,0 +1,192 @@
+"""Reading and writing checkpoints in the published layouts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ssmbench import plugins
+from ssmbench.errors import CheckpointError, DataError
+from ssmbench.models import source as sources
+from ssmbench.models.decoder import Decoder, Origin
+from ssmbench.models.families._keys import fits, rename
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import ModuleType
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load(
+    text: str,
+    *,
+    tokenizer: str | None = None,
+    revision: str | None = None,
+    dtype: str = "float32",
+    device: str = "cpu",
+    name: str | None = None,
+) -> Decoder:
+    """Load a model from the zoo, a folder or the hub, ready to evaluate.
+
+    On a CPU a half-precision `dtype` rounds the weights and computes in float32, since half
+    products are slower there than whole ones; on a GPU projections run in `dtype`, and scans,
+    norms and the residual stream in float32.
+
+    Args:
+        text: "zoo:NAME", "folder:PATH", "hub:ID", a folder, or a hub id.
+        tokenizer: folder or hub id of the tokenizer; None for the model's own.
+        revision: hub revision.
+        dtype: "float32", "bfloat16" or "float16".
+        device: "cpu", "cuda" or "cuda:N".
+        name: how the model is called in messages; `text` where None.
+
+    Raises:
+        CheckpointError: the folder is not a model, or a tensor is missing, extra or wrongly shaped.
+    """
+    kind, _, rest = text.partition(":")
+    plain = rest if kind in ("folder", "hub") else text
+    found = sources.resolve(plain, tokenizer=tokenizer, revision=revision)
+    folder = sources.folder_of(found.source)
+    if folder is None:
+        folder = download(plain, revision=revision)
+    origin = Origin(name or text, found.source, found.tokenizer, revision)
+    model = read(folder, origin=origin)
+    precision = DTYPES[dtype]
+    if precision != torch.float32:
+        model.to(precision)
+        if not device.startswith("cuda"):
+            model.to(torch.float32)
+    return model.to(device)
+
+
+def download(hub_id: str, *, revision: str | None) -> Path:
+    """Bring a model from the hub (or its local cache) and give its folder.
+
+    Raises:
+        DataError: the hub cannot be reached and the model is not in the cache.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    patterns = ["*.json", "*.safetensors", "*.bin", "*.model", "*.txt"]
+    try:
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(
+            f"model {hub_id}: found neither in the hub's local cache nor on the hub ({reason}). "
+            f"Download it where there is a network and name its folder instead."
+        ) from error
+
+
+def read(folder: Path, *, origin: Origin | None = None) -> Decoder:
+    """Read a model folder in any known layout; float32, on the CPU, in evaluation mode."""
+    family = plugins.load("family", sources.recognise(folder))
+    description = family.describe(sources.json_files(folder), str(folder))
+    model = Decoder(description, origin=origin)
+    expected = dict(model.state_dict())
+    problems: list[str] = []
+    given: dict[str, Tensor] = {}
+    for name, tensor in tensors(folder):
+        ours = rename(name, family.KEYS)
+        if ours is None:
+            if not fits(name, family.IGNORED):
+                problems.append(f"{name}: a tensor that {description.family} does not have")
+            continue
+        given.update(_split(family, ours, tensor, model))
+    if description.tie_embeddings:
+        given.setdefault("lm_head.weight", given.get("embedding.weight", torch.empty(0)))
+    for name, own in expected.items():
+        if name not in given:
+            problems.append(f"{name}: missing")
+        elif given[name].shape != own.shape:
+            shapes = f"found {tuple(given[name].shape)}, expected {tuple(own.shape)}"
+            problems.append(f"{name}: {shapes}")
+    problems += [f"{name}: extra" for name in given if name not in expected]
+    if problems:
+        listed = "\n".join(f"  {p}" for p in problems[:12])
+        more = f"\n  and {len(problems) - 12} more" if len(problems) > 12 else ""
+        raise CheckpointError(f"{folder}: the weights do not fit the config:\n{listed}{more}")
+    model.load_state_dict({k: v.float() for k, v in given.items()})
+    return model.eval().requires_grad_(requires_grad=False)
+
+
+def _split(family: ModuleType, name: str, tensor: Tensor, model: Decoder) -> dict[str, Tensor]:
+    """Take apart what upstream stores fused, where the family has such tensors."""
+    split = getattr(family, "split", None)
+    parts: dict[str, Tensor] | None = split(name, tensor, model.description) if split else None
+    return {name: tensor} if parts is None else parts
+
+
+def tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """Go through all tensors of a folder: safetensors or torch files, whole or in shards.
+
+    Raises:
+        CheckpointError: no weight file, or one that cannot be read.
+    """
+    for path in weight_files(folder):
+        try:
+            if path.suffix == ".safetensors":
+                content = load_file(path)
+            else:
+                content = torch.load(path, map_location="cpu", weights_only=True)
+        except (SafetensorError, RuntimeError, ValueError, EOFError, OSError) as error:
+            raise CheckpointError(f"{path}: cannot be read as weights: {error}.") from error
+        yield from content.items()
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """List the files that hold a folder's weights, safetensors preferred."""
+    for name in sources.WEIGHTS:
+        path = folder / name
+        if not path.is_file():
+            continue
+        if not name.endswith(".index.json"):
+            return [path]
+        shards = sorted(set(json.loads(path.read_text("utf-8"))["weight_map"].values()))
+        missing = [s for s in shards if not (folder / s).is_file()]
+        if missing:
+            raise CheckpointError(f"{path}: names {', '.join(missing)}; found no such file.")
+        return [folder / s for s in shards]
+    raise CheckpointError(
+        f"{folder}: found no weights; expected one of {', '.join(sources.WEIGHTS)}."
+    )
+
+
+def save(model: Decoder, folder: Path) -> None:
+    """Write a model of even layers in mamba_ssm's layout: config.json and model.safetensors.
+
+    Raises:
+        CheckpointError: layers of different sizes, which that layout cannot say.
+    """
+    description = model.description
+    if len(set(description.layers)) != 1:
+        raise CheckpointError(
+            f"{folder}: found layers of different sizes; mamba_ssm's layout holds equal ones only."
+        )
+    family = plugins.load("family", description.family)
+    if not hasattr(family, "config"):
+        raise CheckpointError(f"{folder}: writing {description.family} models is not supported.")
+    upstream = {ours: name for name, ours in reversed(family.KEYS.items())}
+    weights = {}
+    for name, tensor in model.state_dict().items():
+        if name == "lm_head.weight" and description.tie_embeddings:
+            continue
+        weights[_upstream_name(name, upstream)] = tensor.detach().cpu().contiguous()
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(weights, folder / "model.safetensors")
+    config = json.dumps(family.config(description), indent=1)
+    (folder / "config.json").write_text(config + "\n", "utf-8")
+
+
+def _upstream_name(name: str, upstream: dict[str, str]) -> str:
+    renamed = rename(name, upstream)
+    assert renamed is not None, name
+    return renamed

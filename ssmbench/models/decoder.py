@@ -1,0 +1,142 @@
+"""The one decoder that every family is: embedding, described blocks, final norm, head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssmbench.models import description as d
+from ssmbench.models import mixers
+from ssmbench.models.forest import Forest
+from ssmbench.models.state import LayerState, State
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model came from: its name, source ("zoo:…", "folder:…", "hub:…") and tokenizer."""
+
+    name: str
+    source: str
+    tokenizer: str | None
+    revision: str | None = None
+
+
+class Norm(nn.Module):
+    """RMSNorm or LayerNorm over the last axis, in float32."""
+
+    def __init__(self, d_model: int, spec: d.Norm) -> None:
+        super().__init__()
+        self.spec = spec
+        self.weight = nn.Parameter(torch.ones(d_model))
+        self.bias = nn.Parameter(torch.zeros(d_model)) if spec.kind == "layer" else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (…, d_model); the result has the weight's dtype."""
+        if self.bias is None:
+            return mixers.rms_norm(x, self.weight, self.spec.eps)
+        shape = (x.shape[-1],)
+        y = F.layer_norm(x.float(), shape, self.weight.float(), self.bias.float(), self.spec.eps)
+        return y.to(self.weight.dtype)
+
+
+class MLP(nn.Module):
+    """fc2(gelu(fc1 x)), or fc2(y · silu(gate)) with [y | gate] = fc1 x."""
+
+    def __init__(self, d_model: int, spec: d.MLP) -> None:
+        super().__init__()
+        self.spec = spec
+        rows = spec.d_hidden * (2 if spec.kind == "swiglu" else 1)
+        self.fc1 = nn.Linear(d_model, rows, bias=spec.bias)
+        self.fc2 = nn.Linear(spec.d_hidden, d_model, bias=spec.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (…, d_model) to the same shape."""
+        h = self.fc1(x)
+        if self.spec.kind == "swiglu":
+            y, gate = h.chunk(2, -1)
+            y = y * F.silu(gate)
+        else:
+            approximate = "tanh" if self.spec.kind == "gelu_tanh" else "none"
+            y = F.gelu(h, approximate=approximate)
+        mapped: Tensor = self.fc2(y)
+        return mapped
+
+
+class Block(nn.Module):
+    """One layer around the residual stream, which stays in float32."""
+
+    def __init__(self, d_model: int, spec: d.Layer) -> None:
+        super().__init__()
+        self.spec = spec
+        self.norm = Norm(d_model, spec.norm)
+        self.mixer = mixers.build(d_model, spec.mixer)
+        self.norm2 = Norm(d_model, spec.norm) if spec.mlp else None
+        self.mlp = MLP(d_model, spec.mlp) if spec.mlp else None
+
+    def forward(
+        self, h: Tensor, forest: Forest, state: LayerState | None
+    ) -> tuple[Tensor, LayerState]:
+        """Advance the residual stream h (tokens, d_model) by one layer."""
+        mixed, state = self.mixer(self.norm(h), forest, state)
+        after = h + mixed
+        if self.mlp is None or self.norm2 is None:
+            return after, state
+        entering = h if self.spec.pattern == "parallel" else after
+        return after + self.mlp(self.norm2(entering)), state
+
+
+class Decoder(nn.Module):
+    """A causal language model of any family, built from its description.
+
+    Parameters are uninitialised (dt, A and D are not even finite) until a checkpoint is
+    loaded or `initialise` is called.
+    """
+
+    def __init__(self, description: d.Description, *, origin: Origin | None = None) -> None:
+        super().__init__()
+        self.description = description
+        self.origin = origin
+        self.embedding = nn.Embedding(description.vocab_size, description.d_model)
+        self.layers = nn.ModuleList(Block(description.d_model, s) for s in description.layers)
+        self.norm_f = Norm(description.d_model, description.final_norm)
+        self.lm_head = nn.Linear(
+            description.d_model, description.vocab_size, bias=description.head_bias
+        )
+        if description.tie_embeddings:
+            self.lm_head.weight = self.embedding.weight
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        return self.embedding.weight.device
+
+    def hidden(self, forest: Forest, state: State | None = None) -> tuple[Tensor, State]:
+        """Run all layers over a forest's tokens.
+
+        Args:
+            forest: n tokens; its first stage's rows continue `state`'s rows, in order.
+            state: what an earlier call gave back; None begins anew.
+
+        Returns:
+            (n, d_model) after the final norm, in the forest's flat order, and the state after
+            the rows of its last stage.
+        """
+        h = self.embedding(forest.tokens).float()
+        layers = []
+        for i, block in enumerate(self.layers):
+            h, layer = block(h, forest, None if state is None else state.layers[i])
+            layers.append(layer)
+        return self.norm_f(h), State(tuple(layers))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Give float32 logits (…, vocabulary) for hidden vectors (…, d_model)."""
+        logits: Tensor = self.lm_head(hidden)
+        return logits.float()
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Give float32 logits (batch, length, vocabulary) for input_ids (batch, length) int64."""
+        hidden, _ = self.hidden(Forest.batch(input_ids))
+        return self.logits(hidden).view(*input_ids.shape, -1)

@@ -1,0 +1,145 @@
+"""Mamba-1, in mamba_ssm's layout and in transformers'.
+
+| ours | mamba_ssm | transformers |
+|---|---|---|
+| d_model | d_model | hidden_size |
+| d_inner | expand · d_model | intermediate_size |
+| d_state | ssm_cfg.d_state (16) | state_size |
+| d_conv | ssm_cfg.d_conv (4) | conv_kernel |
+| dt_rank | ssm_cfg.dt_rank (⌈d_model / 16⌉) | time_step_rank |
+
+Source: Gu & Dao 2023, arXiv:2312.00752; mamba_ssm 2.3.2; transformers 5.23.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from ssmbench.models import description as d
+from ssmbench.models.families._keys import Config
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+LOOKS_FOR = 'config.json with model_type "mamba", or with ssm_cfg and no Mamba2 layer in it'
+
+KEYS = {
+    "backbone.embedding.weight": "embedding.weight",
+    "backbone.embeddings.weight": "embedding.weight",
+    "backbone.layers.{}.norm.weight": "layers.{}.norm.weight",
+    "backbone.layers.{}.norm2.weight": "layers.{}.norm2.weight",
+    "backbone.layers.{}.mixer.in_proj.weight": "layers.{}.mixer.in_proj.weight",
+    "backbone.layers.{}.mixer.in_proj.bias": "layers.{}.mixer.in_proj.bias",
+    "backbone.layers.{}.mixer.conv1d.weight": "layers.{}.mixer.conv1d.weight",
+    "backbone.layers.{}.mixer.conv1d.bias": "layers.{}.mixer.conv1d.bias",
+    "backbone.layers.{}.mixer.x_proj.weight": "layers.{}.mixer.x_proj.weight",
+    "backbone.layers.{}.mixer.dt_proj.weight": "layers.{}.mixer.dt_proj.weight",
+    "backbone.layers.{}.mixer.dt_proj.bias": "layers.{}.mixer.dt_proj.bias",
+    "backbone.layers.{}.mixer.A_log": "layers.{}.mixer.A_log",
+    "backbone.layers.{}.mixer.D": "layers.{}.mixer.D",
+    "backbone.layers.{}.mixer.out_proj.weight": "layers.{}.mixer.out_proj.weight",
+    "backbone.layers.{}.mixer.out_proj.bias": "layers.{}.mixer.out_proj.bias",
+    "backbone.layers.{}.mlp.fc1.weight": "layers.{}.mlp.fc1.weight",
+    "backbone.layers.{}.mlp.fc2.weight": "layers.{}.mlp.fc2.weight",
+    "backbone.norm_f.weight": "norm_f.weight",
+    "lm_head.weight": "lm_head.weight",
+}
+IGNORED: tuple[str, ...] = ()
+
+
+def recognises(files: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Say whether a folder's JSON files (name → content) describe this family."""
+    config = files.get("config.json", {})
+    if "model_type" in config:
+        return bool(config["model_type"] == "mamba")
+    return "ssm_cfg" in config and config["ssm_cfg"].get("layer", "Mamba1") == "Mamba1"
+
+
+def describe(files: Mapping[str, Mapping[str, Any]], where: str) -> d.Description:
+    """Read the description of a folder that `recognises` accepted."""
+    config = Config(files["config.json"], f"{where}/config.json")
+    return _from_transformers(config) if config.get("model_type") else _from_mamba_ssm(config)
+
+
+def _from_transformers(config: Config) -> d.Description:
+    config.only({"hidden_act": ("silu",), "time_step_scale": (1.0,)})
+    d_model = config.number("hidden_size")
+    rank = config.get("time_step_rank", "auto")
+    mixer = d.SelectiveScan(
+        d_inner=int(config.get("expand", 2) * d_model),
+        d_state=config.get("state_size", 16),
+        dt_rank=math.ceil(d_model / 16) if rank == "auto" else rank,
+        d_conv=config.get("conv_kernel", 4),
+        conv_bias=config.get("use_conv_bias", True),
+        proj_bias=config.get("use_bias", False),
+    )
+    norm = d.Norm("rms", config.get("layer_norm_epsilon", 1e-5))
+    return d.Description(
+        family="mamba",
+        d_model=d_model,
+        vocab_size=config.number("vocab_size"),
+        layers=(d.Layer(mixer, norm),) * config.number("num_hidden_layers"),
+        final_norm=norm,
+        tie_embeddings=config.get("tie_word_embeddings", True),
+    )
+
+
+def _from_mamba_ssm(config: Config) -> d.Description:
+    config.only({"rms_norm": (True,), "attn_layer_idx": ([],), "attn_cfg": ({},)})
+    d_model = config.number("d_model")
+    ssm = Config(config.get("ssm_cfg"), f"{config.where}: ssm_cfg")
+    rank = ssm.get("dt_rank", "auto")
+    mixer = d.SelectiveScan(
+        d_inner=int(ssm.get("expand", 2) * d_model),
+        d_state=ssm.get("d_state", 16),
+        dt_rank=math.ceil(d_model / 16) if rank == "auto" else rank,
+        d_conv=ssm.get("d_conv", 4),
+        conv_bias=ssm.get("conv_bias", True),
+        proj_bias=ssm.get("bias", False),
+    )
+    vocab, multiple = config.number("vocab_size"), config.get("pad_vocab_size_multiple", 8)
+    hidden = config.get("d_intermediate", 0)
+    # mamba_ssm's GatedMLP rounds its width up to a multiple of 128.
+    mlp = d.MLP("swiglu", math.ceil(hidden / 128) * 128, bias=False) if hidden else None
+    return d.Description(
+        family="mamba",
+        d_model=d_model,
+        vocab_size=math.ceil(vocab / multiple) * multiple,
+        layers=(d.Layer(mixer, d.Norm(), mlp),) * config.number("n_layer"),
+        final_norm=d.Norm(),
+        tie_embeddings=config.get("tie_embeddings", True),
+    )
+
+
+def config(description: d.Description) -> dict[str, Any]:
+    """Give the config.json, in mamba_ssm's layout, that describes a model of even layers."""
+    layer = description.layers[0]
+    mixer = layer.mixer
+    assert isinstance(mixer, d.SelectiveScan)
+    return {
+        "d_model": description.d_model,
+        "d_intermediate": layer.mlp.d_hidden if layer.mlp else 0,
+        "n_layer": len(description.layers),
+        "vocab_size": description.vocab_size,
+        "ssm_cfg": {
+            "layer": "Mamba1",
+            "d_state": mixer.d_state,
+            "d_conv": mixer.d_conv,
+            "expand": mixer.d_inner / description.d_model,
+            "dt_rank": mixer.dt_rank,
+        },
+        "attn_layer_idx": [],
+        "attn_cfg": {},
+        "rms_norm": True,
+        "residual_in_fp32": True,
+        "fused_add_norm": True,
+        "pad_vocab_size_multiple": 1,
+        "tie_embeddings": description.tie_embeddings,
+    }
+
+
+def tiny() -> d.Description:
+    """Describe a model for tests: two layers, odd sizes on purpose."""
+    mixer = d.SelectiveScan(d_inner=48, d_state=5, dt_rank=3)
+    return d.Description("mamba", 24, 61, (d.Layer(mixer, d.Norm()),) * 2, d.Norm())

@@ -1,0 +1,136 @@
+"""Which tokens follow which: segments of tokens that form trees, run as one flat batch.
+
+A forest has stages. The rows of the first stage begin from a carried state (or from nothing);
+a row of a later stage continues a row of the stage before it, and several may continue the
+same one. Projections, norms and MLPs see the flat tokens of all segments at once; only
+convolutions, scans and attention see rows. A plain batch is a forest of one stage without
+padding; a context with several continuations is one of two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Rows of tokens that stand side by side; padded on the right when lengths differ.
+
+    Attributes:
+        lengths: tokens of each row.
+        start: where the stage's tokens begin in the flat order; rows follow one another.
+        parents: (rows,) int64, the row of the stage before that each row continues; None for
+            the first stage.
+        device: where index tensors live.
+    """
+
+    lengths: tuple[int, ...]
+    start: int
+    parents: Tensor | None
+    device: torch.device
+
+    @cached_property
+    def n_tokens(self) -> int:
+        """Tokens of all rows."""
+        return sum(self.lengths)
+
+    @cached_property
+    def length(self) -> int:
+        """The longest row."""
+        return max(self.lengths, default=0)
+
+    @cached_property
+    def even(self) -> bool:
+        """Whether all rows are equally long, so that nothing is padded."""
+        return len(set(self.lengths)) <= 1
+
+    @cached_property
+    def row_lengths(self) -> Tensor | None:
+        """(rows,) int64; None where nothing is padded."""
+        return None if self.even else torch.tensor(self.lengths, device=self.device)
+
+    @cached_property
+    def valid(self) -> Tensor | None:
+        """(rows, length) bool, True where a token is; None where nothing is padded."""
+        if self.row_lengths is None:
+            return None
+        return torch.arange(self.length, device=self.device) < self.row_lengths[:, None]
+
+    @cached_property
+    def _pad_index(self) -> Tensor:
+        ends = torch.tensor(self.lengths, device=self.device).cumsum(0)
+        starts = ends - torch.tensor(self.lengths, device=self.device)
+        index = starts[:, None] + torch.arange(self.length, device=self.device)
+        return index.clamp_max(self.n_tokens - 1).flatten() + self.start
+
+    @cached_property
+    def _flat_index(self) -> Tensor:
+        assert self.valid is not None
+        return self.valid.flatten().nonzero()[:, 0]
+
+    def rows(self, flat: Tensor) -> Tensor:
+        """Take (rows, length, …) from (tokens of the forest, …); padding repeats other tokens."""
+        shape = (len(self.lengths), self.length, *flat.shape[1:])
+        if self.even or not self.n_tokens:
+            return flat[self.start : self.start + self.n_tokens].reshape(shape)
+        return flat.index_select(0, self._pad_index).view(shape)
+
+    def flat(self, rows: Tensor) -> Tensor:
+        """Give (tokens of the stage, …) from (rows, length, …): the inverse of `rows`."""
+        flat = rows.reshape(-1, *rows.shape[2:])
+        return flat if self.even else flat.index_select(0, self._flat_index)
+
+
+@dataclass(frozen=True)
+class Forest:
+    """Flat tokens and the stages that they form."""
+
+    tokens: Tensor
+    stages: tuple[Stage, ...]
+
+    @classmethod
+    def batch(cls, input_ids: Tensor) -> Forest:
+        """Stand for a plain batch: input_ids (batch, length) int64."""
+        b, length = input_ids.shape
+        stage = Stage((length,) * b, 0, None, input_ids.device)
+        return cls(input_ids.flatten(), (stage,))
+
+    @classmethod
+    def ragged(cls, rows: Sequence[Sequence[int]], *, device: torch.device | str = "cpu") -> Forest:
+        """Stand for rows of differing lengths."""
+        device = torch.device(device)
+        tokens = torch.tensor([t for row in rows for t in row], dtype=torch.long, device=device)
+        return cls(tokens, (Stage(tuple(map(len, rows)), 0, None, device),))
+
+    @classmethod
+    def fork(
+        cls,
+        prefixes: Sequence[Sequence[int]],
+        suffixes: Sequence[Sequence[int]],
+        parents: Sequence[int],
+        *,
+        device: torch.device | str = "cpu",
+    ) -> Forest:
+        """Stand for suffixes that continue shared prefixes; suffix i follows prefixes[parents[i]].
+
+        Flat order: the prefixes one after another, then the suffixes. Suffixes may be empty.
+        """
+        device = torch.device(device)
+        flat = [t for row in (*prefixes, *suffixes) for t in row]
+        first = Stage(tuple(map(len, prefixes)), 0, None, device)
+        second = Stage(
+            tuple(map(len, suffixes)),
+            first.n_tokens,
+            torch.tensor(parents, dtype=torch.long, device=device),
+            device,
+        )
+        tokens = torch.tensor(flat, dtype=torch.long, device=device)
+        return cls(tokens, (first, second))

@@ -1,0 +1,31 @@
+"""What a model carries from one position to the next, one entry a layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+LayerState = tuple[Tensor, ...]
+"""SSD and selective scan: (conv tail, scan state). Attention: (keys, values, lengths)."""
+
+
+def select(state: LayerState, rows: Tensor) -> LayerState:
+    """Take rows of every tensor; a row taken twice is a fork."""
+    return tuple(t.index_select(0, rows) for t in state)
+
+
+@dataclass(frozen=True)
+class State:
+    """The states of all layers after the tokens seen so far, batch first in every tensor."""
+
+    layers: tuple[LayerState, ...]
+
+    def select(self, rows: Tensor) -> State:
+        """Reorder, drop or fork rows: (rows,) int64 indices into the batch."""
+        return State(tuple(select(layer, rows) for layer in self.layers))
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes held for the whole batch."""
+        return sum(t.numel() * t.element_size() for layer in self.layers for t in layer)

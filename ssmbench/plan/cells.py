@@ -1,0 +1,219 @@
+"""What a grid expands into: cells (one compressed model each) and suites (what is measured).
+
+A cell's id is a hash over what makes the compressed model and nothing else; a suite's id is
+a hash over what makes its numbers. Every field below is classed by `identity` or `runtime`,
+and a test fails until a new one is.
+"""
+
+# ruff: noqa: RUF009 (identity() and runtime() are dataclasses.field)
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+IDENTITY_VERSION = 1
+
+Kind = Literal["quality", "timing"]
+
+
+def identity(**options: Any) -> Any:
+    """Declare a field that changes the numbers: it is hashed into the id."""
+    return field(metadata={"identity": True}, **options)
+
+
+def runtime(**options: Any) -> Any:
+    """Declare a field that does not change the numbers: names, places, speed."""
+    return field(metadata={"identity": False}, **options)
+
+
+def digest(value: Any, length: int = 12) -> str:
+    """Hash a JSON value: the first `length` hex digits of SHA-256 over its canonical text."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def identity_of(value: Any) -> Any:
+    """Reduce a record to the JSON of its identity fields, recursively."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = (f for f in dataclasses.fields(value) if f.metadata["identity"])
+        return {f.name: identity_of(getattr(value, f.name)) for f in fields}
+    if isinstance(value, tuple | list):
+        return [identity_of(v) for v in value]
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+@dataclass(frozen=True, eq=True)
+class Model:
+    """A model as the plan sees it: enough to find it, nothing read from its weights.
+
+    `fingerprint` stands for the weights: the hub revision, or a hash over the files of a
+    folder. `source` is "zoo:NAME", "folder:PATH" or "hub:ID". `tokenizer` says where a
+    separate tokenizer is, and `tokenizer_fingerprint` stands for what it does (hub id, or a
+    hash over its files): the same weights read through another one calibrate and score
+    differently. Both are None where the tokenizer lies with the weights.
+    """
+
+    name: str = runtime()
+    source: str = runtime()
+    fingerprint: str = identity()
+    family: str | None = runtime(default=None)
+    tokenizer: str | None = runtime(default=None)
+    tokenizer_fingerprint: str | None = identity(default=None)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One method of a chain, with every parameter filled in. `ratio` is the fraction removed."""
+
+    name: str = identity()
+    version: int = identity()
+    ratio: float = identity()
+    params: Mapping[str, Any] = identity(hash=False)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The text that a method may look at: `samples` windows of `length` tokens.
+
+    `data` is a known set's name ("wikitext", "tinyworld") or, for a file of the user's own,
+    "sha256:" and its content's hash, in which case `path` says where the file is: a moved
+    file is the same text. `seed` is the number that the windows are drawn with, nothing to
+    be added: the grid's calibration seed plus the cell's seed.
+    """
+
+    data: str = identity()
+    samples: int = identity()
+    length: int = identity()
+    seed: int = identity()
+    path: str | None = runtime(default=None)
+
+
+@dataclass(frozen=True)
+class FineTune:
+    """Training after compression; `kind` "none" trains nothing."""
+
+    kind: str = identity(default="none")
+    params: Mapping[str, Any] = identity(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One compressed model: (model, method chain, ratio, calibration, fine-tuning, seed, dtype)."""
+
+    model: Model = identity()
+    steps: tuple[Step, ...] = identity()
+    calibration: Calibration | None = identity()
+    fine_tune: FineTune = identity()
+    seed: int = identity()
+    dtype: str = identity()
+
+    @cached_property
+    def id(self) -> str:
+        """12 hex digits; equal for equal compressed models, whatever grid names them."""
+        return digest({"version": IDENTITY_VERSION, **identity_of(self)})
+
+    @property
+    def method(self) -> str:
+        """The chain as it is written in a grid: `wanda`, `wanda+simba`."""
+        return "+".join(step.name for step in self.steps)
+
+    @property
+    def ratio(self) -> float:
+        """The last step's ratio: the one that a chain is swept over."""
+        return self.steps[-1].ratio
+
+    @property
+    def label(self) -> str:
+        """A short name for people: `zoo-mamba-s · wanda 0.5 · seed 0`."""
+        steps = (s.name if s.name == "dense" else f"{s.name} {s.ratio:g}" for s in self.steps)
+        parts = [self.model.name, " + ".join(steps)]
+        if self.fine_tune.kind != "none":
+            parts.append(self.fine_tune.kind)
+        if self.seed:
+            parts.append(f"seed {self.seed}")
+        return " · ".join(parts)
+
+    def to_json(self) -> dict[str, Any]:
+        """Give every field as JSON; `from_json` is its inverse."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Cell:
+        """Build the cell that `to_json` described."""
+        calibration = data["calibration"]
+        return cls(
+            model=Model(**data["model"]),
+            steps=tuple(Step(**s) for s in data["steps"]),
+            calibration=Calibration(**calibration) if calibration else None,
+            fine_tune=FineTune(**data["fine_tune"]),
+            seed=data["seed"],
+            dtype=data["dtype"],
+        )
+
+
+@dataclass(frozen=True)
+class Suite:
+    """One thing to measure, with every parameter filled in.
+
+    `provides` is what the suite file adds to its identity (versions of tasks and libraries);
+    `limit` scores the first N documents of each task only, for trials; `device` is named for
+    timing alone, since a time on another device is another number.
+    """
+
+    name: str = identity()
+    kind: Kind = runtime()
+    version: int = identity()
+    params: Mapping[str, Any] = identity(hash=False)
+    provides: Mapping[str, Any] = identity(default_factory=dict, hash=False)
+    limit: int | None = identity(default=None)
+    device: str | None = identity(default=None)
+
+    @cached_property
+    def id(self) -> str:
+        """10 hex digits over the identity fields."""
+        return digest({"version": IDENTITY_VERSION, **identity_of(self)}, 10)
+
+    def to_json(self) -> dict[str, Any]:
+        """Give every field as JSON; `from_json` is its inverse."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Suite:
+        """Build the suite that `to_json` described."""
+        return cls(**data)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one attempt of a cell is given; none of it changes a number."""
+
+    num_cpus: float = runtime(default=1)
+    num_gpus: float = runtime(default=0)
+    memory_gb: float | None = runtime(default=None)
+    accelerator_type: str | None = runtime(default=None)
+    labels: Mapping[str, str] = runtime(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A cell with the suites that the grid wants of it and what it may use.
+
+    `timing` is what an attempt that measures time gets, where the grid says so; else None.
+    """
+
+    cell: Cell
+    suites: tuple[Suite, ...]
+    resources: Resources
+    timeout_s: float
+    batch_tokens: int
+    timing: Resources | None = None
+
+    def resources_for(self, kind: Kind) -> Resources:
+        """Give what an attempt of this kind of suites is to be given."""
+        return self.timing if kind == "timing" and self.timing else self.resources

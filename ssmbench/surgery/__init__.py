@@ -1,0 +1,1 @@
+"""What methods share: projections, calibration, statistics, and what they leave behind."""

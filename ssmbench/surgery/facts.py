@@ -1,0 +1,45 @@
+"""What a compressed model is, in numbers that need no data."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ssmbench.models import flops
+from ssmbench.models.description import Attention, Description
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ssmbench.models.decoder import Decoder
+
+TOKENS = 512
+"""Positions of the forward pass that FLOPs are counted for, and of the keys and values held."""
+
+
+def measure(model: Decoder, dense: Description) -> dict[str, int | float | None]:
+    """Give the size and cost columns of the `cells` table.
+
+    Compression is exact, by stored parameters: 1 − after / before. A model without SSM mixers
+    has null where a fraction of them is asked.
+    """
+    itemsize = model.embedding.weight.element_size()
+    after, before = flops.parameters(model.description), flops.parameters(dense)
+    mixers: list[nn.Module] = [
+        block.get_submodule("mixer")
+        for block, spec in zip(model.layers, model.description.layers, strict=True)
+        if not isinstance(spec.mixer, Attention)
+    ]
+    nonzero = sum(int(p.count_nonzero()) for m in mixers for p in m.parameters())
+    return {
+        "params_model": after.model,
+        "params_mixer": after.mixer,
+        "params_model_dense": before.model,
+        "params_mixer_dense": before.mixer,
+        "nonzero_mixer": nonzero,
+        "compression_mixer": 1 - after.mixer / before.mixer if before.mixer else None,
+        "compression_model": 1 - after.model / before.model,
+        "state_bytes": flops.state_bytes(model.description, tokens=TOKENS, itemsize=itemsize),
+        "state_bytes_dense": flops.state_bytes(dense, tokens=TOKENS, itemsize=itemsize),
+        "flops_per_token": flops.forward_flops(model.description, tokens=TOKENS) / TOKENS,
+        "flops_per_token_dense": flops.forward_flops(dense, tokens=TOKENS) / TOKENS,
+    }
