@@ -97,8 +97,10 @@ class _Scan(torch.autograd.Function):
             dh = decay[:, 0] * g[:, 0]
             g_B[:, span] = torch.matmul(g, du[:, span, :, None])[..., 0]
             g_du[:, span] = torch.matmul(B[:, span, None], g)[:, :, 0]
-            before = torch.cat([entering[i][:, None], states[:, :-1]], 1)
-            g_log = g.mul_(before).mul_(decay)
-            g_dt[:, span] = (g_log * At).sum(2)
-            g_At += torch.einsum("btne,bte->ne", g_log, dt[:, span])
+            # The gradient of dt_t A, in place of the gradient of h_t.
+            g_log = g.mul_(decay)
+            g_log[:, 1:].mul_(states[:, :-1])
+            g_log[:, 0].mul_(entering[i])
+            torch.sum(torch.mul(g_log, At, out=decay), 2, out=g_dt[:, span])
+            g_At += g_log.mul_(dt[:, span, None]).sum((0, 1))
         return g_du, g_dt, g_At, g_B, g_C, dh

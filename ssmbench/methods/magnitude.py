@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from ssmbench.surgery.projections import (
     Targets,
@@ -31,8 +31,10 @@ NEEDS: frozenset[str] = frozenset()
 class Params(BaseModel, frozen=True, extra="forbid"):
     """Which projections are pruned, and over what the weights are compared."""
 
-    targets: Targets = "both"
-    per: Literal["matrix", "row"] = "matrix"
+    targets: Targets = Field(default="both", description="Which projections are pruned.")
+    per: Literal["matrix", "row"] = Field(
+        default="matrix", description="Over what the weights are compared."
+    )
 
 
 def magnitude_keep(weight: Tensor, ratio: float, *, per: Literal["matrix", "row"]) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from ssmbench.surgery.projections import (
     Targets,
@@ -30,7 +30,7 @@ NEEDS = frozenset({"seed"})
 class Params(BaseModel, frozen=True, extra="forbid"):
     """Which projections of the SSM mixers are pruned."""
 
-    targets: Targets = "both"
+    targets: Targets = Field(default="both", description="Which projections are pruned.")
 
 
 def compress(model: Decoder, *, ratio: float, params: Params, context: MethodContext) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from ssmbench.errors import NumericalError
 from ssmbench.surgery.projections import (
@@ -37,8 +37,10 @@ NEEDS = frozenset({"calibration"})
 class Params(BaseModel, frozen=True, extra="forbid"):
     """Which projections are pruned; whether a layer sees the layers before it pruned."""
 
-    targets: Targets = "both"
-    sequential: bool = True
+    targets: Targets = Field(default="both", description="Which projections are pruned.")
+    sequential: bool = Field(
+        default=True, description="Take norms after the layers before are pruned, as published."
+    )
 
 
 def wanda_keep(weight: Tensor, input_norm: Tensor, ratio: float) -> Tensor:

@@ -182,6 +182,8 @@ def save(model: Decoder, folder: Path) -> None:
         weights[_upstream_name(name, upstream)] = tensor.detach().cpu().contiguous()
     folder.mkdir(parents=True, exist_ok=True)
     save_file(weights, folder / "model.safetensors")
+    # safetensors writes for the owner alone; on a shared folder other users' workers must read.
+    (folder / "model.safetensors").chmod(0o644)
     config = json.dumps(family.config(description), indent=1)
     (folder / "config.json").write_text(config + "\n", "utf-8")
 

@@ -31,6 +31,11 @@ def fits(name: str, templates: tuple[str, ...]) -> bool:
     return any(_pattern(t).match(name) for t in templates)
 
 
+def whole(value: float) -> float:
+    """Give 2.0 as 2, as upstream writes it; leave 1.5 as it is."""
+    return int(value) if value == int(value) else value
+
+
 class Config:
     """A config.json that says where it is when a key is missing or has an unsupported value."""
 

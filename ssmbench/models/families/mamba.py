@@ -17,7 +17,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from ssmbench.models import description as d
-from ssmbench.models.families._keys import Config
+from ssmbench.models.families._keys import Config, whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -126,7 +126,7 @@ def config(description: d.Description) -> dict[str, Any]:
             "layer": "Mamba1",
             "d_state": mixer.d_state,
             "d_conv": mixer.d_conv,
-            "expand": mixer.d_inner / description.d_model,
+            "expand": whole(mixer.d_inner / description.d_model),
             "dt_rank": mixer.dt_rank,
         },
         "attn_layer_idx": [],

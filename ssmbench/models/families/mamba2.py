@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssmbench.errors import CheckpointError
 from ssmbench.models import description as d
-from ssmbench.models.families._keys import Config
+from ssmbench.models.families._keys import Config, whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -155,7 +155,7 @@ def config(description: d.Description) -> dict[str, Any]:
             "d_state": mixer.d_state,
             "ngroups": mixer.n_groups,
             "d_conv": mixer.d_conv,
-            "expand": mixer.d_inner / description.d_model,
+            "expand": whole(mixer.d_inner / description.d_model),
         },
         "attn_layer_idx": [],
         "attn_cfg": {},

@@ -1,0 +1,147 @@
+"""Write the pages of docs/ that follow from the code: `make docs`.
+
+A test fails when they are stale.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ssmbench import plugins
+from ssmbench.grid.catalogue import catalogue
+from ssmbench.grid.schema import Grid, Part
+from ssmbench.models import flops
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import ModuleType
+
+    from pydantic import BaseModel
+
+DOCS = Path(__file__).parent
+NOTE = "<!-- Written by docs/generate.py (`make docs`); edit the code, not this page. -->\n"
+
+
+def pages() -> dict[str, str]:
+    """Give every generated page: file name → text."""
+    return {"grid-file.md": grid_page(), "plugins.md": plugin_page()}
+
+
+def grid_page() -> str:
+    """Describe every key that a grid file may have, from the schema."""
+    lines = [NOTE, "# The grid file", ""]
+    lines += [
+        "YAML 1.2. Every combination of model, method, ratio and seed is a cell, and every suite "
+        "is measured on every cell. The dense model of each model is always a cell too. Paths are "
+        "relative to the grid file. All mistakes are reported at once, with line and column; "
+        "`ssmbench validate GRID` looks for them and runs nothing.",
+        "",
+    ]
+    for part, title in sections(Grid, "The grid"):
+        lines += [f"## {title}", "", f"{first_line(part)}", "", *field_table(part), ""]
+    lines += ["## Catalogue", "", "Models that a grid may name.", "", *catalogue_table(), ""]
+    return "\n".join(lines)
+
+
+def sections(part: type[Part], title: str) -> Iterator[tuple[type[Part], str]]:
+    """Go through the schema's parts, each once, in the order of their first mention."""
+    yield part, title
+    for name, field in part.model_fields.items():
+        for inner in parts_in(field.annotation):
+            yield from sections(inner, f"`{name}`")
+
+
+def parts_in(annotation: Any) -> Iterator[type[Part]]:
+    """Find the parts inside a type such as `tuple[ModelEntry, ...] | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, Part):
+        yield annotation
+    for inner in getattr(annotation, "__args__", ()):
+        yield from parts_in(inner)
+
+
+def field_table(part: type[BaseModel]) -> list[str]:
+    """List a part's keys with their defaults and meanings."""
+    rows = ["| key | default | meaning |", "|---|---|---|"]
+    for name, field in part.model_fields.items():
+        default = "required" if field.is_required() else show(field.get_default())
+        # A plugin's own parameters stand beside the other keys, not under one.
+        key = "*its own*" if name == "params" else f"`{name}`"
+        rows.append(
+            f"| {key} | {'' if name == 'params' else default} | {field.description or ''} |"
+        )
+    return rows
+
+
+def show(value: Any) -> str:
+    """Write a default as a grid would."""
+    if value is None:
+        return ""
+    if isinstance(value, tuple):
+        return f"`[{', '.join(map(str, value))}]`"
+    if isinstance(value, Part):
+        return "see below"
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def catalogue_table() -> list[str]:
+    """List the catalogue: name, family, source, parameters, and whether it can run yet."""
+    rows = ["| name | family | source | parameters |", "|---|---|---|---|"]
+    for known in catalogue().values():
+        description = known.describe()
+        count = flops.parameters(description).model if description else known.parameters
+        size = f"{count:,}" if count else "in the package"
+        ready = known.family in plugins.names("family")
+        family = known.family if ready else f"{known.family} (not implemented yet)"
+        rows.append(f"| `{known.name}` | {family} | {known.source} | {size} |")
+    return rows
+
+
+def plugin_page() -> str:
+    """List methods and suites with their parameters."""
+    lines = [NOTE, "# Methods, suites, families", ""]
+    for kind in ("method", "suite"):
+        lines += [f"## {kind.capitalize()}s", ""]
+        for name in plugins.names(kind):
+            module = plugins.load(kind, name)
+            lines += [f"### `{name}`", "", first_line(module), "", *about(module)]
+            if module.Params.model_fields:
+                lines += ["", *parameter_table(module.Params)]
+            lines.append("")
+    lines += ["## Families", "", "| name | is recognised by |", "|---|---|"]
+    for name in plugins.names("family"):
+        lines.append(f"| `{name}` | {plugins.load('family', name).LOOKS_FOR} |")
+    return "\n".join([*lines, ""])
+
+
+def about(module: ModuleType) -> list[str]:
+    """Say a plugin's source, needs and kind in one line."""
+    facts = [f"version {module.VERSION}"]
+    if hasattr(module, "SOURCE"):
+        facts.append(f"source: {module.SOURCE}")
+    if getattr(module, "NEEDS", None):
+        facts.append(f"depends on: {', '.join(sorted(module.NEEDS))}")
+    if hasattr(module, "KIND"):
+        facts.append(f"measures {'time' if module.KIND == 'timing' else 'quality'}")
+    return ["; ".join(facts) + "."]
+
+
+def parameter_table(params: type[BaseModel]) -> list[str]:
+    """List a plugin's parameters with type, default and meaning."""
+    rows = ["| parameter | default | choices or type | meaning |", "|---|---|---|---|"]
+    schema = params.model_json_schema()["properties"]
+    for name, field in params.model_fields.items():
+        default = "required" if field.is_required() else show(field.get_default())
+        kind = " · ".join(map(str, schema[name].get("enum", ()))) or schema[name].get("type", "")
+        rows.append(f"| `{name}` | {default} | {kind} | {field.description or ''} |")
+    return rows
+
+
+def first_line(documented: Any) -> str:
+    """Give a docstring's first line."""
+    return (documented.__doc__ or "").strip().splitlines()[0]
+
+
+if __name__ == "__main__":
+    for name, text in pages().items():
+        (DOCS / name).write_text(text, "utf-8")
