@@ -12,6 +12,7 @@ from ssmbench import plugins
 from ssmbench.grid.catalogue import catalogue
 from ssmbench.grid.schema import Grid, Part
 from ssmbench.models import flops
+from ssmbench.store import columns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +26,12 @@ NOTE = "<!-- Written by docs/generate.py (`make docs`); edit the code, not this 
 
 def pages() -> dict[str, str]:
     """Give every generated page: file name → text."""
-    return {"grid-file.md": grid_page(), "plugins.md": plugin_page()}
+    results = (DOCS / "results.md").read_text("utf-8")
+    return {
+        "grid-file.md": grid_page(),
+        "plugins.md": plugin_page(),
+        "results.md": columns.fill_in(results),
+    }
 
 
 def grid_page() -> str:

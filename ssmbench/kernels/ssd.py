@@ -93,17 +93,18 @@ def _span(
     b, length, h, p = x.shape
     g, n = B.shape[2:]
     r, c = h // g, length // q
-    cs = log2_decay.reshape(b, c, q, h).cumsum(2)
+    # Running sums reach hundreds and only their differences matter: float64 keeps those exact.
+    cs = log2_decay.reshape(b, c, q, h).double().cumsum(2)
     last = cs[:, :, -1]
     Bg = B.reshape(b, c, q, g, n).transpose(2, 3)
     Cg = C.reshape(b, c, q, g, n).transpose(2, 3)
     xc = x.reshape(b, c, q, h, p)
 
     # What each chunk adds to the state: inputs decayed to the chunk's end.
-    decayed = xc * torch.exp2(last[:, :, None] - cs)[..., None]
+    decayed = xc * torch.exp2((last[:, :, None] - cs).to(x.dtype))[..., None]
     decayed = decayed.view(b, c, q, g, r * p).transpose(2, 3)
     added = torch.matmul(Bg.transpose(-1, -2), decayed)
-    kept = torch.exp2(last).view(b, c, g, 1, r, 1).expand(-1, -1, -1, -1, -1, p)
+    kept = torch.exp2(last.to(x.dtype)).view(b, c, g, 1, r, 1).expand(-1, -1, -1, -1, -1, p)
     kept = kept.reshape(b, c, g, 1, r * p)
     entering = []
     for i in range(c):
@@ -115,9 +116,10 @@ def _span(
     # the difference is clamped to 0 only to stay finite, since tril zeroes it.
     scores = torch.matmul(Cg, Bg.transpose(-1, -2)).tril()
     ch = cs.transpose(2, 3)
-    decay = torch.exp2((ch[..., :, None] - ch[..., None, :]).clamp_max(0))
+    decay = torch.exp2((ch[..., :, None] - ch[..., None, :]).to(x.dtype).clamp_max(0))
     mixed = (decay.view(b, c, g, r, q, q) * scores[:, :, :, None]).view(b, c, h, q, q)
     within = torch.matmul(mixed, xc.transpose(2, 3)).transpose(2, 3)
 
-    y = torch.addcmul(within, from_state.reshape(b, c, q, h, p), torch.exp2(cs)[..., None])
+    entered = torch.exp2(cs.to(x.dtype))[..., None]
+    y = torch.addcmul(within, from_state.reshape(b, c, q, h, p), entered)
     return y.reshape(b, length, h, p), S

@@ -15,7 +15,7 @@ from ssmbench import plugins
 from ssmbench.errors import CheckpointError, DataError
 from ssmbench.models import source as sources
 from ssmbench.models.decoder import Decoder, Origin
-from ssmbench.models.families._keys import fits, rename
+from ssmbench.models.keys import fits, rename
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -113,12 +113,16 @@ class Decoder(nn.Module):
         """Where the parameters live."""
         return self.embedding.weight.device
 
-    def hidden(self, forest: Forest, state: State | None = None) -> tuple[Tensor, State]:
+    def hidden(
+        self, forest: Forest, state: State | None = None, *, keep_state: bool = True
+    ) -> tuple[Tensor, State]:
         """Run all layers over a forest's tokens.
 
         Args:
             forest: n tokens; its first stage's rows continue `state`'s rows, in order.
             state: what an earlier call gave back; None begins anew.
+            keep_state: False where nobody will continue: then one layer's states at a time are
+                alive, and the state given back is empty.
 
         Returns:
             (n, d_model) after the final norm, in the forest's flat order, and the state after
@@ -128,7 +132,8 @@ class Decoder(nn.Module):
         layers = []
         for i, block in enumerate(self.layers):
             h, layer = block(h, forest, None if state is None else state.layers[i])
-            layers.append(layer)
+            if keep_state:
+                layers.append(layer)
         return self.norm_f(h), State(tuple(layers))
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -138,5 +143,5 @@ class Decoder(nn.Module):
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """Give float32 logits (batch, length, vocabulary) for input_ids (batch, length) int64."""
-        hidden, _ = self.hidden(Forest.batch(input_ids))
+        hidden, _ = self.hidden(Forest.batch(input_ids), keep_state=False)
         return self.logits(hidden).view(*input_ids.shape, -1)

@@ -14,7 +14,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Literal
 
 IDENTITY_VERSION = 1
@@ -39,13 +39,35 @@ def digest(value: Any, length: int = 12) -> str:
 
 
 def identity_of(value: Any) -> Any:
-    """Reduce a record to the JSON of its identity fields, recursively."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = (f for f in dataclasses.fields(value) if f.metadata["identity"])
-        return {f.name: identity_of(getattr(value, f.name)) for f in fields}
+    """Reduce a record to the JSON of its identity fields, recursively.
+
+    A field that is None is left out, so that a new field whose default is None leaves the ids
+    of older runs as they are.
+    """
+    return _json(value, identity_only=True)
+
+
+def _json(value: Any, *, identity_only: bool) -> Any:
+    """Do as dataclasses.asdict does, which is too slow for plans of many thousand cells."""
+    if value is None or isinstance(value, str | int | float):
+        return value
     if isinstance(value, tuple | list):
-        return [identity_of(v) for v in value]
-    return dict(value) if isinstance(value, Mapping) else value
+        return [_json(v, identity_only=identity_only) for v in value]
+    if isinstance(value, Mapping):
+        return dict(value)
+    names = _fields(value.__class__, identity_only=identity_only)
+    values = {name: getattr(value, name) for name in names}
+    return {
+        name: _json(v, identity_only=identity_only)
+        for name, v in values.items()
+        if not (identity_only and v is None)
+    }
+
+
+@cache
+def _fields(record: Any, *, identity_only: bool) -> tuple[str, ...]:
+    fields = dataclasses.fields(record)
+    return tuple(f.name for f in fields if f.metadata["identity"] or not identity_only)
 
 
 @dataclass(frozen=True, eq=True)
@@ -83,14 +105,16 @@ class Calibration:
 
     `data` is a known set's name ("wikitext", "tinyworld") or, for a file of the user's own,
     "sha256:" and its content's hash, in which case `path` says where the file is: a moved
-    file is the same text. `seed` is the number that the windows are drawn with, nothing to
-    be added: the grid's calibration seed plus the cell's seed.
+    file is the same text. `version` is that of a text which the package generates. `seed` is
+    the number that the windows are drawn with, nothing to be added: the grid's calibration
+    seed plus the cell's seed.
     """
 
     data: str = identity()
     samples: int = identity()
     length: int = identity()
     seed: int = identity()
+    version: int | None = identity(default=None)
     path: str | None = runtime(default=None)
 
 
@@ -141,7 +165,8 @@ class Cell:
 
     def to_json(self) -> dict[str, Any]:
         """Give every field as JSON; `from_json` is its inverse."""
-        return dataclasses.asdict(self)
+        data: dict[str, Any] = _json(self, identity_only=False)
+        return data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Cell:
@@ -181,7 +206,8 @@ class Suite:
 
     def to_json(self) -> dict[str, Any]:
         """Give every field as JSON; `from_json` is its inverse."""
-        return dataclasses.asdict(self)
+        data: dict[str, Any] = _json(self, identity_only=False)
+        return data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Suite:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ssmbench.models import description as d
-from ssmbench.models.families._keys import Config
+from ssmbench.models.keys import Config
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -17,7 +17,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from ssmbench.models import description as d
-from ssmbench.models.families._keys import Config, whole
+from ssmbench.models.keys import Config, whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssmbench.errors import CheckpointError
 from ssmbench.models import description as d
-from ssmbench.models.families._keys import Config, whole
+from ssmbench.models.keys import Config, whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -1,0 +1,225 @@
+"""The Python interface: the same steps that an attempt of a grid takes, one at a time."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from ssmbench import plugins
+from ssmbench.errors import CommandError, MethodError
+from ssmbench.grid.catalogue import catalogue
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import ModuleType
+
+    import polars as pl
+    from pydantic import BaseModel
+    from transformers import PreTrainedTokenizerBase
+
+    from ssmbench.models.decoder import Decoder
+
+
+def load(
+    name_or_path: str,
+    *,
+    tokenizer: str | None = None,
+    revision: str | None = None,
+    dtype: str = "float32",
+    device: str = "cpu",
+) -> Decoder:
+    """Load a model, ready to evaluate: `logits = model(input_ids)`, float32 (batch, length, vocab).
+
+    Args:
+        name_or_path: a name of the catalogue (`zoo-mamba-s`, `mamba2-130m`), a folder, or a hub id.
+        tokenizer: folder or hub id; the catalogue's or the model's own where None.
+        revision: of the hub.
+        dtype: "float32", "bfloat16" or "float16".
+        device: "cpu", "cuda" or "cuda:N".
+
+    Raises:
+        CheckpointError: the folder cannot be read as a model.
+    """
+    from ssmbench.models import checkpoint
+
+    known = catalogue().get(name_or_path)
+    return checkpoint.load(
+        known.source if known else name_or_path,
+        tokenizer=tokenizer or (known.tokenizer if known else None),
+        revision=revision,
+        dtype=dtype,
+        device=device,
+        name=name_or_path,
+    )
+
+
+def tokenizer_of(model: Decoder) -> PreTrainedTokenizerBase:
+    """Load the tokenizer that belongs to a loaded model.
+
+    Raises:
+        CommandError: the model was not loaded from anywhere.
+    """
+    from ssmbench.models.tokenizer import load_tokenizer
+
+    if model.origin is None or model.origin.tokenizer is None:
+        raise CommandError("the model has no tokenizer: load it with tokenizer=FOLDER.")
+    return load_tokenizer(model.origin.tokenizer, revision=model.origin.revision)
+
+
+def compress(
+    model: Decoder,
+    method: str,
+    ratio: float = 0.0,
+    *,
+    calibration: str | None = None,
+    samples: int = 128,
+    length: int = 128,
+    seed: int = 0,
+    data: str | Path | None = None,
+    **params: Any,
+) -> Decoder:
+    """Compress a copy of a model; the given one stays as it is.
+
+    Args:
+        model: as `load` gives it.
+        method: its name, such as "wanda".
+        ratio: fraction to remove, in [0, 1).
+        calibration: the text that the method may look at: "wikitext", "c4", "tinyworld", or a
+            file or folder; "tinyworld" for the zoo and "wikitext" otherwise where None.
+        samples: calibration windows.
+        length: tokens of each.
+        seed: of the windows and of methods that draw at random.
+        data: folder of local data sets, as `--data` on the command line.
+        params: the method's parameters.
+
+    Raises:
+        CommandError: a ratio or parameter that the method does not take.
+        MethodError: the method cannot do its job on this model.
+    """
+    from ssmbench.surgery.calibration import windows
+    from ssmbench.surgery.context import MethodContext
+
+    if not 0 <= ratio < 1:
+        raise CommandError(f"ratio: found {ratio}; expected the fraction removed, in [0, 1).")
+    plugin = plugins.load("method", method)
+    checked = _params(plugin, f"method {method}", params)
+    tokens = None
+    if "calibration" in plugin.NEEDS:
+        zoo = model.origin is not None and model.origin.source.startswith("zoo:")
+        tokens = windows(
+            calibration or ("tinyworld" if zoo else "wikitext"),
+            samples=samples,
+            length=length,
+            seed=seed,
+            tokenizer=tokenizer_of(model),
+            folder=Path(data) if data else None,
+        )
+    compressed = copy.deepcopy(model)
+    context = MethodContext(seed=seed, calibration=tokens)
+    plugin.compress(compressed, ratio=ratio, params=checked, context=context)
+    return compressed
+
+
+def evaluate(
+    model: Decoder,
+    suites: Sequence[str | Mapping[str, Any]],
+    *,
+    data: str | Path | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    batch_tokens: int = 16384,
+) -> dict[str, pl.DataFrame]:
+    """Measure a model.
+
+    Args:
+        model: as `load` or `compress` gives it.
+        suites: names, or mappings as in a grid: `{"suite": "perplexity", "length": 512}`.
+        data: folder of local data sets, as `--data` on the command line.
+        limit: score the first N documents of each task only.
+        seed: for suites that draw at random.
+        batch_tokens: positions that run at once.
+
+    Returns:
+        The tables `metrics`, `samples` and `latency`, with a column `suite`.
+
+    Raises:
+        CommandError: a suite parameter that does not exist or does not fit.
+        DataError: a data set is missing.
+    """
+    import polars as pl
+
+    from ssmbench.evaluate._context import Context
+
+    tables: dict[str, list[dict[str, Any]]] = {"metrics": [], "samples": [], "latency": []}
+    tokenizer = tokenizer_of(model)
+    for wanted in suites:
+        given = {"suite": wanted} if isinstance(wanted, str) else dict(wanted)
+        name = str(given.pop("suite", ""))
+        plugin = plugins.load("suite", name)
+        checked = _params(plugin, f"suite {name}", given)
+        with tempfile.TemporaryDirectory(prefix="ssmbench-") as scratch:
+            context = Context(
+                model=model,
+                tokenizer=tokenizer,
+                dense=lambda: _dense(model),
+                data=Path(data) if data else None,
+                limit=limit,
+                seed=seed,
+                batch_tokens=batch_tokens,
+                scratch=Path(scratch),
+                report=lambda _step, _done, _total: None,
+            )
+            result = plugin.run(context, checked)
+        for table, rows in tables.items():
+            rows += [{"suite": name, **row} for row in getattr(result, table)]
+    return {name: pl.DataFrame(rows, infer_schema_length=None) for name, rows in tables.items()}
+
+
+def results(run_folder: str | Path) -> dict[str, pl.DataFrame]:
+    """Read a run's tables: cells, metrics, samples, latency and attempts.
+
+    Raises:
+        StoreError: the folder is not a run folder.
+    """
+    from ssmbench.store.folder import RunFolder
+    from ssmbench.store.read import tables
+
+    frames = tables(RunFolder.open(Path(run_folder)))
+    return {name: frame.collect() for name, frame in frames.items()}
+
+
+def _dense(model: Decoder) -> Decoder:
+    """Load the uncompressed model that a compressed one came from."""
+    from ssmbench.models import checkpoint
+
+    if model.origin is None:
+        raise MethodError("the model was not loaded from anywhere, so it has no dense twin.")
+    return checkpoint.load(
+        model.origin.source,
+        tokenizer=model.origin.tokenizer,
+        revision=model.origin.revision,
+        device=str(model.device),
+        name=model.origin.name,
+    )
+
+
+def _params(plugin: ModuleType, where: str, given: Mapping[str, Any]) -> BaseModel:
+    """Check a plugin's parameters and fill in the others.
+
+    Raises:
+        CommandError: one does not exist or does not fit; the message names them all.
+    """
+    try:
+        params: BaseModel = plugin.Params.model_validate(dict(given))
+    except ValidationError as error:
+        known = ", ".join(plugin.Params.model_fields) or "none"
+        lines = (
+            f"{where}: {'.'.join(map(str, e['loc']))}: found {e['input']!r}; {e['msg'].lower()}"
+            for e in error.errors()
+        )
+        raise CommandError("\n".join([*lines, f"{where} takes: {known}."])) from None
+    return params

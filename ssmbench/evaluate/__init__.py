@@ -1,0 +1,1 @@
+"""Suites: what is measured on a compressed model, one file each."""

@@ -1,0 +1,1 @@
+"""What a user may write: the grid file, read and checked, nothing resolved."""

@@ -1,0 +1,170 @@
+"""Whether what a grid names exists and fits.
+
+Each part is looked at by itself, so that one wrong part hides no mistake in another.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from ssmbench import plugins
+from ssmbench.errors import SsmbenchError, suggest
+from ssmbench.grid.catalogue import Known, catalogue
+from ssmbench.grid.check_methods import check_method
+from ssmbench.grid.schema import MethodEntry, ModelEntry, SuiteEntry
+from ssmbench.grid.scope import FOLDER_OR_HUB, Scope, check_params, check_repeats, unknown_name
+from ssmbench.models import source
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ssmbench.grid.yaml_source import Loc, Problem
+
+# Texts that calibration knows by name; anything else is a file or folder.
+TEXTS = ("c4", "tinyworld", "wikitext")
+
+Entry = TypeVar("Entry", bound=BaseModel)
+
+
+def check(scope: Scope) -> Iterator[Problem]:
+    """Give everything in a grid that does not exist or does not fit."""
+    models = list(_entries(scope, "models", ModelEntry))
+    methods = list(_entries(scope, "methods", MethodEntry))
+    suites = list(_entries(scope, "suites", SuiteEntry))
+    for loc, model in models:
+        if model.label not in scope.overridden:
+            yield from _model(scope, loc, model)
+    for loc, method in methods:
+        yield from check_method(scope, loc, method)
+    for loc, suite in suites:
+        yield from _suite(scope, loc, suite)
+    yield from check_repeats(scope, ((loc, m.label) for loc, m in models), "model")
+    yield from check_repeats(scope, ((loc, _same(m)) for loc, m in methods), "method")
+    yield from check_repeats(scope, ((loc, _same(s)) for loc, s in suites), "suite")
+    yield from check_repeats(scope, scope.items(("seeds",)), "seed")
+    yield from _calibration(scope)
+
+
+def _entries(scope: Scope, key: str, kind: type[Entry]) -> Iterator[tuple[Loc, Entry]]:
+    """Give the entries under a key that can be read, if need be without their wrong keys."""
+    listed = scope.raw((key,))
+    for i, raw in enumerate(listed if isinstance(listed, list) else ()):
+        entry = _salvage(kind, raw)
+        if entry is not None:
+            yield (key, i), entry
+
+
+def _salvage(kind: type[Entry], raw: Any) -> Entry | None:
+    try:
+        return kind.model_validate_json(json.dumps(raw), strict=True)
+    except ValidationError as error:
+        wrong = {detail["loc"][0] for detail in error.errors() if detail["loc"]}
+    if not isinstance(raw, dict) or not wrong & set(raw):
+        return None
+    return _salvage(kind, {k: v for k, v in raw.items() if k not in wrong})
+
+
+def _same(entry: BaseModel) -> str:
+    return json.dumps(entry.model_dump(mode="json"), sort_keys=True)
+
+
+def _model(scope: Scope, loc: Loc, entry: ModelEntry) -> Iterator[Problem]:
+    known, families = catalogue().get(entry.label), plugins.names("family")
+    if entry.path is not None:
+        yield from _path(scope, (*loc, "path"), entry)
+    elif known is None:
+        yield unknown_name(scope, (*loc, "name"), "model", entry.label, catalogue())
+    else:
+        yield from _catalogued(scope, loc, entry, known)
+    if entry.family is not None and entry.family not in families:
+        yield unknown_name(scope, (*loc, "family"), "family", entry.family, families)
+    if entry.tokenizer and not may_exist(scope.folder, entry.tokenizer):
+        text = f"there is no folder '{entry.tokenizer}'; {FOLDER_OR_HUB}"
+        yield scope.problem((*loc, "tokenizer"), text)
+
+
+def _catalogued(scope: Scope, loc: Loc, entry: ModelEntry, known: Known) -> Iterator[Problem]:
+    families = plugins.names("family")
+    if known.family not in families:
+        text = (
+            f"'{known.name}' is of the family {known.family}, which this version of ssmbench "
+            f"cannot run yet; expected a model of {', '.join(families)}"
+        )
+        yield scope.problem((*loc, "name"), text)
+    elif entry.family in families and entry.family != known.family:
+        text = f"found '{entry.family}', but '{known.name}' is of the family {known.family}"
+        yield scope.problem((*loc, "family"), f"{text}; expected that or nothing")
+    if known.is_zoo:
+        yield from _recognised(scope, (*loc, "name"), known.source, None)
+        if entry.revision:
+            text = f"'{known.name}' comes with the package; expected no revision"
+            yield scope.problem((*loc, "revision"), text)
+
+
+def _path(scope: Scope, loc: Loc, entry: ModelEntry) -> Iterator[Problem]:
+    path = str(entry.path)
+    if path.startswith("zoo:") or (scope.folder / Path(path).expanduser()).exists():
+        yield from _recognised(scope, loc, path, entry.family)
+    elif not may_exist(scope.folder, path):
+        yield scope.problem(loc, f"there is no folder '{path}'; {FOLDER_OR_HUB}")
+
+
+def may_exist(folder: Path, text: str) -> bool:
+    """Say whether a text is a folder that exists, a zoo model, or can be a hub id.
+
+    Args:
+        folder: where relative paths start.
+        text: what the user wrote.
+    """
+    if text.startswith("zoo:") or (folder / Path(text).expanduser()).is_dir():
+        return True
+    owner, _, name = text.partition("/")
+    # `models/small` beside an existing folder `models` is a slip, not an owner called models.
+    is_local = owner[:1] in {"", ".", "~"} or (folder / owner).is_dir()
+    return bool(name) and "/" not in name and not is_local
+
+
+def _recognised(scope: Scope, loc: Loc, text: str, family: str | None) -> Iterator[Problem]:
+    """Check that a folder is a model, and of the family that the grid says, if it says one."""
+    try:
+        if text.startswith("zoo:"):
+            folder = source.zoo_folder(text.removeprefix("zoo:"))
+        else:
+            folder = (scope.folder / Path(text).expanduser()).resolve()
+        found = source.recognise(folder)
+    except SsmbenchError as error:
+        yield scope.problem(loc, str(error))
+        return
+    if family in plugins.names("family") and family != found:
+        text = f"found a model of the family {found}; expected {family}, as 'family' says"
+        yield scope.problem(loc, text)
+
+
+def _suite(scope: Scope, loc: Loc, entry: SuiteEntry) -> Iterator[Problem]:
+    names = plugins.names("suite")
+    if entry.suite not in names:
+        yield unknown_name(scope, (*loc, "suite"), "suite", entry.suite, names)
+        return
+    params = entry.params_from(scope.folder)
+    wrong = list(check_params(scope, ("suite", entry.suite), params, loc, also=("suite",)))
+    yield from wrong
+    if not wrong:
+        plugin = plugins.load("suite", entry.suite)
+        try:
+            plugin.provides(plugin.Params.model_validate_json(json.dumps(params), strict=True))
+        except SsmbenchError as error:
+            yield scope.problem(loc, str(error))
+
+
+def _calibration(scope: Scope) -> Iterator[Problem]:
+    loc: Loc = ("calibration", "data")
+    data = scope.raw(loc)
+    if not isinstance(data, str) or not data or data in TEXTS:
+        return
+    if not (scope.folder / Path(data).expanduser()).exists():
+        text = f"there is no text called '{data}', nor a file or folder beside the grid"
+        yield scope.problem(loc, f"{text}.{suggest(data, TEXTS)}")

@@ -1,0 +1,286 @@
+"""What a grid file may say, as types.
+
+Only the form is checked here; whether names exist and parameters fit is `check.py`'s work.
+Shorthands (a name instead of a mapping, a number instead of a list) are widened before
+validation, so that every part of a read grid has one form.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic.functional_validators import BeforeValidator
+from pydantic.json_schema import WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DTYPES = ("float32", "bfloat16", "float16")
+MAX_SEED = 2**32 - 1
+
+Name = Annotated[str, Field(min_length=1)]
+Ratio = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+
+
+class Part(BaseModel):
+    """A piece of a grid: frozen, and no key that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+def _listed(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(value)
+    return (value,) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+_RATIO_SCHEMA = {"type": "number", "minimum": 0, "exclusiveMaximum": 1}
+Ratios = Annotated[
+    tuple[Ratio, ...],
+    Field(min_length=1),
+    BeforeValidator(_listed),
+    WithJsonSchema(
+        {"anyOf": [_RATIO_SCHEMA, {"type": "array", "items": _RATIO_SCHEMA, "minItems": 1}]}
+    ),
+]
+
+
+def _gather(value: Any, *, name: str, known: tuple[str, ...]) -> Any:
+    """Widen a name to a mapping and move the keys that are not ours under `params`."""
+    if isinstance(value, str):
+        return {name: value}
+    if not isinstance(value, dict):
+        return value
+    own = {k: v for k, v in value.items() if k in known}
+    return {**own, "params": {k: v for k, v in value.items() if k not in known}}
+
+
+def _open(schema: dict[str, Any]) -> None:
+    """Describe in JSON Schema what `_gather` accepts: a name, or a mapping with more keys."""
+    schema["properties"].pop("params")
+    schema["additionalProperties"] = True
+    _or_name(schema)
+
+
+def _or_name(schema: dict[str, Any]) -> None:
+    whole = dict(schema)
+    schema.clear()
+    schema["anyOf"] = [{"type": "string", "description": "A name alone."}, whole]
+
+
+class ModelEntry(Part):
+    """A model: a catalogue name, or where its files are."""
+
+    model_config = ConfigDict(json_schema_extra=_or_name)
+
+    name: Name | None = Field(
+        default=None,
+        description="The name in tables; without `path` it must be in the catalogue.",
+    )
+    family: Name | None = Field(
+        default=None, description="The architecture's family; read from the files if left out."
+    )
+    path: Name | None = Field(
+        default=None, description="A folder (relative to the grid file) or a hub id, OWNER/NAME."
+    )
+    revision: Name | None = Field(default=None, description="The hub revision; a commit is best.")
+    tokenizer: Name | None = Field(
+        default=None, description="A folder or hub id, where it is not with the model."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _widen(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _named(self) -> ModelEntry:
+        if self.name is None and self.path is None:
+            message = "the mapping has neither 'name' nor 'path'; expected at least one of them"
+            raise PydanticCustomError("ours", message)
+        return self
+
+    @property
+    def label(self) -> str:
+        """The name in tables: the one given, or the last part of the path."""
+        return self.name or Path(self.path or "").name or str(self.path)
+
+
+class MethodEntry(Part):
+    """A method, or a chain `a+b` applied in order, at one or more ratios."""
+
+    model_config = ConfigDict(json_schema_extra=_open)
+
+    method: Name = Field(description="A method's name, or several joined by '+'.")
+    ratio: Ratios | None = Field(
+        default=None, description="The fractions removed, each in [0, 1): one or a list."
+    )
+    params: dict[str, JsonValue] = Field(
+        default={}, description="The method's own parameters, inline; a chain's by step name."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _widen(cls, value: Any) -> Any:
+        return _gather(value, name="method", known=("method", "ratio"))
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """The names of the chain's methods."""
+        return tuple(name.strip() for name in self.method.split("+"))
+
+
+class SuiteEntry(Part):
+    """A suite: what is measured on every cell."""
+
+    model_config = ConfigDict(json_schema_extra=_open)
+
+    suite: Name = Field(description="A suite's name.")
+    params: dict[str, JsonValue] = Field(default={}, description="The suite's own parameters.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _widen(cls, value: Any) -> Any:
+        return _gather(value, name="suite", known=("suite",))
+
+    def params_from(self, folder: Path) -> dict[str, JsonValue]:
+        """Give the parameters, with a file named by `data` made absolute.
+
+        Args:
+            folder: where the grid's relative paths start.
+        """
+        data = self.params.get("data")
+        if isinstance(data, str) and (path := folder / Path(data).expanduser()).is_file():
+            return {**self.params, "data": str(path.resolve())}
+        return self.params
+
+
+class CalibrationEntry(Part):
+    """The text that methods may look at: `samples` windows of `length` tokens."""
+
+    data: Name | None = Field(
+        default=None,
+        description="wikitext, c4, tinyworld, or a file or folder of .txt or .jsonl files; "
+        "by default wikitext, and tinyworld for the zoo's models.",
+    )
+    samples: Annotated[int, Field(ge=1)] = Field(default=128, description="Windows.")
+    length: Annotated[int, Field(ge=1)] = Field(default=128, description="Tokens of a window.")
+    seed: Seed = Field(
+        default=0, description="Where the windows are drawn; the cell's seed is added."
+    )
+
+
+class TimingResources(Part):
+    """What differs for attempts that measure time; what is left out stays the same."""
+
+    num_cpus: Annotated[float, Field(ge=0)] | None = None
+    num_gpus: Annotated[float, Field(ge=0)] | None = None
+    memory_gb: Annotated[float, Field(gt=0)] | None = None
+    accelerator_type: Name | None = None
+    labels: dict[str, str] | None = None
+
+
+class ResourcesEntry(Part):
+    """What one attempt of a cell is given; none of it changes a number."""
+
+    num_cpus: Annotated[float, Field(ge=0)] = Field(default=1, description="Processor cores.")
+    num_gpus: Annotated[float, Field(ge=0)] = Field(
+        default=0, description="GPUs; 0 runs on the processor."
+    )
+    memory_gb: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="Main memory to reserve, where it should be."
+    )
+    accelerator_type: Name | None = Field(default=None, description="As Ray names it, e.g. H100.")
+    labels: dict[str, str] = Field(default={}, description="Ray label selectors.")
+    timing: TimingResources | None = Field(
+        default=None, description="What differs for the suites that measure time."
+    )
+
+
+def _no_training(value: Any) -> Any:
+    if value == "none":
+        return value
+    found = f"'{value}'" if isinstance(value, str) else "a description of a training"
+    message = "found {found}; expected 'none': this version of ssmbench cannot fine-tune yet"
+    raise PydanticCustomError("ours", message, {"found": found})
+
+
+class Grid(Part):
+    """A whole grid: every model × method × ratio × seed, measured by every suite."""
+
+    name: Name | None = Field(default=None, description="By default the file's name.")
+    models: Annotated[tuple[ModelEntry, ...], Field(min_length=1)] = Field(
+        description="A list of models."
+    )
+    methods: Annotated[tuple[MethodEntry, ...], Field(min_length=1)] = Field(
+        description="A list of methods, with their ratios."
+    )
+    fine_tune: Annotated[
+        tuple[
+            Annotated[str, BeforeValidator(_no_training), WithJsonSchema({"const": "none"})], ...
+        ],
+        Field(min_length=1),
+    ] = Field(default=("none",), description="Training after compression: only `none` so far.")
+    suites: Annotated[tuple[SuiteEntry, ...], Field(min_length=1)] = Field(
+        description="A list of suites: what is measured."
+    )
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = Field(
+        default=(0,), description="One cell each, where a method draws anything at random."
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        default="float32", description="The weights' and activations' type."
+    )
+    calibration: CalibrationEntry = Field(
+        default=CalibrationEntry(), description="The text that methods may look at."
+    )
+    resources: ResourcesEntry = Field(
+        default=ResourcesEntry(), description="What one attempt of a cell is given."
+    )
+    isolate: bool = Field(
+        default=True, description="A fresh process for every attempt; false suits toy grids."
+    )
+    batch_tokens: Annotated[int, Field(ge=1)] = Field(
+        default=16384, description="The most tokens in one forward pass."
+    )
+    timeout_min: Annotated[float, Field(gt=0)] = Field(
+        default=120, description="An attempt that takes longer is stopped."
+    )
+
+
+class GridFile(NamedTuple):
+    """A grid with the file that it came from.
+
+    Attributes:
+        path: the file, as named by the user.
+        text: its content, verbatim.
+        grid: what it says, every mistake ruled out.
+    """
+
+    path: Path
+    text: str
+    grid: Grid
+
+    @property
+    def folder(self) -> Path:
+        """Where relative paths in the grid start: the file's own folder."""
+        return self.path.absolute().parent
+
+    @property
+    def name(self) -> str:
+        """The grid's name: the one it gives itself, or its file's."""
+        return self.grid.name or self.path.stem
+
+    @property
+    def resolved(self) -> Mapping[str, Any]:
+        """The grid as JSON, every default filled in."""
+        return self.grid.model_dump(mode="json")
+
+
+def json_schema() -> dict[str, Any]:
+    """Give the grid file's JSON Schema, for editors and for docs/grid-file.md."""
+    schema = Grid.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -1,0 +1,157 @@
+"""A grid becomes cells: every model × method × ratio × seed, each compressed model once.
+
+* Each model's dense cell is always there, since every comparison needs it; a ratio of 0 is the
+  dense cell, and a step with ratio 0 is left out of a chain.
+* A seed counts only where something is drawn: by a method that needs one, or from the
+  calibration text, whose windows are drawn with the grid's calibration seed plus the cell's.
+  Everything else is planned once, with seed 0.
+* A cell has a calibration only where one of its steps needs one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ssmbench import plugins
+from ssmbench.grid.check_methods import DENSE, own_ratios
+from ssmbench.plan.cells import Calibration, Cell, Entry, FineTune, Model, Resources, Step, Suite
+from ssmbench.plan.resolve import Text, resolve_model, resolve_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from ssmbench.grid.schema import CalibrationEntry, GridFile, MethodEntry, ResourcesEntry
+
+ZOO_TEXT, TEXT = "tinyworld", "wikitext"
+
+
+class Recipe(NamedTuple):
+    """How a model is compressed: the steps that remove something, and what they need."""
+
+    steps: tuple[Step, ...]
+    needs: frozenset[str]
+
+
+def expand(file: GridFile, *, limit: int | None = None, device: str | None = None) -> list[Entry]:
+    """Give the cells of a grid with their suites, in the grid's order, the dense ones first.
+
+    Args:
+        file: a checked grid.
+        limit: score the first N documents of each task only; part of the suites' identity.
+        device: the name of the device that times are measured on, likewise.
+
+    Raises:
+        CheckpointError: a model's folder has changed or vanished since the grid was checked.
+    """
+    grid = file.grid
+    suites = tuple({s.id: s for s in _suites(file, limit=limit, device=device)}.values())
+    resources, timing = _resources(grid.resources)
+    entries: dict[str, Entry] = {}
+    for cell in _cells(file):
+        entries.setdefault(
+            cell.id,
+            Entry(
+                cell=cell,
+                suites=suites,
+                resources=resources,
+                timeout_s=60 * grid.timeout_min,
+                batch_tokens=grid.batch_tokens,
+                timing=timing,
+            ),
+        )
+    return list(entries.values())
+
+
+def _cells(file: GridFile) -> Iterator[Cell]:
+    grid = file.grid
+    recipes = [_dense(), *itertools.chain.from_iterable(map(_recipes, grid.methods))]
+    trainings = [FineTune(kind) for kind in grid.fine_tune]
+    for entry in grid.models:
+        model = resolve_model(entry, file.folder)
+        text = resolve_text(_text(grid.calibration, model), file.folder)
+        for training, recipe in itertools.product(trainings, recipes):
+            for seed in grid.seeds if recipe.needs & {"seed", "calibration"} else (0,):
+                calibration = None
+                if "calibration" in recipe.needs:
+                    calibration = _calibration(grid.calibration, text, seed)
+                yield Cell(
+                    model=model,
+                    steps=recipe.steps,
+                    calibration=calibration,
+                    fine_tune=training,
+                    seed=seed,
+                    dtype=grid.dtype,
+                )
+
+
+def _text(calibration: CalibrationEntry, model: Model) -> str:
+    return calibration.data or (ZOO_TEXT if model.source.startswith("zoo:") else TEXT)
+
+
+def _calibration(entry: CalibrationEntry, text: Text, seed: int) -> Calibration:
+    return Calibration(
+        **text._asdict(), samples=entry.samples, length=entry.length, seed=entry.seed + seed
+    )
+
+
+def _recipes(entry: MethodEntry) -> Iterator[Recipe]:
+    """Give one recipe a ratio."""
+    own = own_ratios(entry)
+    single = len(entry.steps) == 1
+    params = {n: entry.params if single else entry.params.get(n, {}) for n in entry.steps}
+    for ratio in entry.ratio or (0.0,):
+        ratios = {name: float(str(own.get(name, ratio))) for name in entry.steps}
+        removing = [name for name in entry.steps if name != DENSE and ratios[name] > 0]
+        if not removing:
+            yield _dense()
+            continue
+        modules = [plugins.load("method", name) for name in removing]
+        steps = (_step(name, ratios[name], params[name]) for name in removing)
+        yield Recipe(tuple(steps), frozenset().union(*(m.NEEDS for m in modules)))
+
+
+def _dense() -> Recipe:
+    return Recipe((_step(DENSE, 0.0, {}),), frozenset())
+
+
+def _step(name: str, ratio: float, params: Any) -> Step:
+    method = plugins.load("method", name)
+    given = {key: value for key, value in params.items() if key != "ratio"}
+    return Step(
+        name=name, version=method.VERSION, ratio=ratio, params=_filled(method.Params, given)
+    )
+
+
+def _filled(schema: Any, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Fill in defaults, so that leaving a parameter out and giving its default are the same."""
+    checked = schema.model_validate_json(json.dumps(params), strict=True)
+    filled: dict[str, Any] = checked.model_dump(mode="json")
+    return filled
+
+
+def _suites(file: GridFile, *, limit: int | None, device: str | None) -> Iterator[Suite]:
+    for entry in file.grid.suites:
+        plugin = plugins.load("suite", entry.suite)
+        given = json.dumps(entry.params_from(file.folder))
+        params = plugin.Params.model_validate_json(given, strict=True)
+        is_timing = plugin.KIND == "timing"
+        yield Suite(
+            name=entry.suite,
+            kind=plugin.KIND,
+            version=plugin.VERSION,
+            params=params.model_dump(mode="json"),
+            provides=plugin.provides(params),
+            # A time does not depend on how many documents there are, nor a score on the device.
+            limit=None if is_timing else limit,
+            device=device if is_timing else None,
+        )
+
+
+def _resources(entry: ResourcesEntry) -> tuple[Resources, Resources | None]:
+    common = entry.model_dump(exclude={"timing"})
+    if entry.timing is None:
+        return Resources(**common), None
+    differs = entry.timing.model_dump(exclude_none=True)
+    return Resources(**common), Resources(**{**common, **differs})

@@ -1,0 +1,98 @@
+"""Which metrics of a run stand together in one table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ssmbench.report._scores import Key, Score
+
+_PERPLEXITIES = {"perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte"}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One table's worth of metrics of one suite.
+
+    Attributes:
+        suite_id: the suite, parameters and all.
+        suite: its name.
+        kind: "fraction" (0–1, more is better, shown in %), "perplexity" or "number".
+        metric: the metric of a "fraction" panel, else "".
+        columns: (task, metric) in order.
+        averaged: the tasks whose mean is the row's score.
+        limit: only the first so many documents were scored, or None.
+        chance: task -> what guessing scores, where known.
+        best: task -> the best possible score, where known.
+    """
+
+    suite_id: str
+    suite: str
+    kind: str
+    metric: str
+    columns: tuple[tuple[str, str], ...]
+    averaged: tuple[str, ...]
+    limit: int | None
+    chance: Mapping[str, float]
+    best: Mapping[str, float]
+
+
+def find_panels(metrics: pl.DataFrame, found: Mapping[Key, Score]) -> list[Panel]:
+    """Sort a run's metrics into tables, in the order in which they were first measured."""
+    sampled = {key[1:] for key, s in found.items() if s.difference.reason is None or s.stderr}
+    panels: dict[tuple[str, str, str], list[dict[str, object]]] = {}
+    facts = metrics.group_by("suite_id", "suite", "task", "metric", maintain_order=True).agg(
+        pl.col("limit").first(),
+        pl.col("higher_is_better").first(),
+        pl.col("value").min().alias("low"),
+        pl.col("value").max().alias("high"),
+        pl.col("chance").drop_nulls().first(),
+        pl.col("best").drop_nulls().first(),
+    )
+    for row in facts.iter_rows(named=True):
+        kind = _kind(row)
+        metric = row["metric"] if kind == "fraction" else ""
+        panels.setdefault((row["suite_id"], kind, metric), []).append(row)
+    return [_panel(key, members, sampled) for key, members in panels.items()]
+
+
+def _kind(row: Mapping[str, object]) -> str:
+    if row["metric"] in _PERPLEXITIES:
+        return "perplexity"
+    low, high = row["low"], row["high"]
+    inside = low is None or (
+        isinstance(low, float) and isinstance(high, float) and 0 <= low <= high <= 1
+    )
+    return "fraction" if row["higher_is_better"] and inside else "number"
+
+
+def _panel(
+    key: tuple[str, str, str],
+    members: Sequence[Mapping[str, object]],
+    sampled: set[tuple[str, str, str]],
+) -> Panel:
+    suite_id, kind, metric = key
+    tasks = [str(m["task"]) for m in members]
+    # lm-eval's groups have scores of their own and no documents: they are no further tasks.
+    own = [str(m["task"]) for m in members if (suite_id, m["task"], m["metric"]) in sampled]
+    limit = members[0]["limit"]
+    return Panel(
+        suite_id=suite_id,
+        suite=str(members[0]["suite"]),
+        kind=kind,
+        metric=metric,
+        columns=tuple((str(m["task"]), str(m["metric"])) for m in members),
+        averaged=tuple(own or tasks) if kind == "fraction" else (),
+        limit=limit if isinstance(limit, int) else None,
+        chance={
+            t: c for t, m in zip(tasks, members, strict=True) if isinstance(c := m["chance"], float)
+        },
+        best={
+            t: b for t, m in zip(tasks, members, strict=True) if isinstance(b := m["best"], float)
+        },
+    )

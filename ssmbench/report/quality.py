@@ -1,0 +1,252 @@
+"""Quality: scores with standard errors, and what compression changed, paired with dense."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from ssmbench.report._format import fixed, percent, significant
+from ssmbench.report._panels import Panel, find_panels
+from ssmbench.report._rows import Row, Rows, make_rows
+from ssmbench.report._scores import Key, Score, mean_score, no_score, scores
+from ssmbench.report._table import Column, Shown, Table, missing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    import polars as pl
+
+TITLE = "Quality"
+ORDER = 1
+
+_MARKS = {"below": "▼", "above": "▲", "unclear": "", "": ""}
+_PARTS = ("value", "stderr", "diff", "low", "high", "seed_sd")
+
+
+def build(tables: Mapping[str, pl.LazyFrame]) -> list[Table]:
+    """Build one or two tables for each suite and metric of a run.
+
+    Args:
+        tables: as `ssmbench.store.read.tables` gives them.
+    """
+    rows = make_rows(tables["cells"].collect())
+    found = scores(tables["metrics"], tables["samples"], rows.frame)
+    made = []
+    panels = find_panels(tables["metrics"].collect(), found)
+    names = [p.suite for p in {p.suite_id: p for p in panels}.values()]
+    for panel in panels:
+        several = names.count(panel.suite) > 1
+        made += _panel_tables(panel, rows, found, several=several)
+    return made
+
+
+def mean_scores(
+    tables: Mapping[str, pl.LazyFrame], rows: Rows
+) -> tuple[Panel | None, dict[int, Score]]:
+    """Give the first suite's mean score of every row that has one, and that suite's panel.
+
+    For tables that must not stand without quality.
+    """
+    found = scores(tables["metrics"], tables["samples"], rows.frame, differences=False)
+    for panel in find_panels(tables["metrics"].collect(), found):
+        if panel.kind == "fraction":
+            means = {row.index: _mean(panel, row, found) for row in rows.rows}
+            return panel, {i: s for i, s in means.items() if s.value is not None}
+    return None, {}
+
+
+def _panel_tables(
+    panel: Panel, rows: Rows, found: Mapping[Key, Score], *, several: bool
+) -> list[Table]:
+    """Make the table of scores and, unless it fits beside them, that of differences."""
+    names = [_header(panel, column) for column in panel.columns]
+    grid = [[_score(panel, row, found, column) for column in panel.columns] for row in rows.rows]
+    if len(panel.averaged) > 1:  # The mean first: a narrow terminal shows it before it splits.
+        names.insert(0, "mean")
+        for line, row in zip(grid, rows.rows, strict=True):
+            line.insert(0, _mean(panel, row, found))
+    pairs = list(zip(rows.rows, grid, strict=True))
+    cells = [[_shown_score(panel, score, row) for score in line] for row, line in pairs]
+    changes = [[_shown_difference(panel, score, row) for score in line] for row, line in pairs]
+    change_unit = {"fraction": "points", "perplexity": "nats/token", "number": ""}[panel.kind]
+    columns = [Column(name, parts=_PARTS, prefix=name) for name in names]
+    beside = len(names) == 1
+    if beside:
+        columns.append(Column("to dense", unit=change_unit))
+        cells = [line + change for line, change in zip(cells, changes, strict=True)]
+    if any(len(row.cells) > 1 for row in rows.rows):
+        columns.insert(1, Column("seed sd"))
+        for texts, (_, line) in zip(cells, pairs, strict=True):
+            texts.insert(1, _shown_seed_sd(panel, line[0]))
+    title, name = _title(panel, several=several)
+    warnings = () if panel.limit is None else (not_publishable(panel.limit),)
+    extra = _reference_rows(panel, rows, [c.header for c in columns])
+    table = Table(
+        title=title,
+        name=name,
+        columns=(*rows.columns, *columns),
+        rows=(*_joined(rows, cells), *extra),
+        sections=rows.sections | ({len(cells)} if extra else set()),
+        notes=_notes(panel, rows),
+        warnings=warnings,
+    )
+    if beside:
+        return [table]
+    differences = Table(
+        title=_difference_title(title, change_unit),
+        name=f"{name}-difference",
+        columns=(*rows.columns, *(Column(name) for name in names)),
+        rows=_joined(rows, changes),
+        sections=rows.sections,
+        notes=(_INTERVAL,),
+        warnings=warnings,
+        csv=False,
+    )
+    return [table, differences]
+
+
+_INTERVAL = (
+    "Compressed minus dense, paired by document, with its 95 % interval."
+    " ▼ below, ▲ above: zero is outside the interval."
+)
+
+
+def _joined(rows: Rows, cells: Iterable[Sequence[Shown]]) -> tuple[tuple[Shown, ...], ...]:
+    return tuple((*row.key, *line) for row, line in zip(rows.rows, cells, strict=True))
+
+
+def _title(panel: Panel, *, several: bool) -> tuple[str, str]:
+    """Name a panel for people and as a file."""
+    metrics = {m for _, m in panel.columns}
+    what = metrics.pop() if len(metrics) == 1 else panel.kind
+    words = [] if what in {panel.suite, "number"} else [what]
+    words += ["%"] * (panel.kind == "fraction") + [f"suite {panel.suite_id}"] * several
+    title = f"{TITLE}: {panel.suite}" + (f" ({', '.join(words)})" if words else "")
+    name = f"quality-{panel.suite}-{what}" + (f"-{panel.suite_id}" if several else "")
+    return title, re.sub(r"[^0-9A-Za-z_-]+", "-", name)
+
+
+def _difference_title(title: str, unit: str) -> str:
+    name = title.replace(", %)", ")")
+    return f"{name}, difference to dense" + (f", {unit}" if unit else "")
+
+
+def not_publishable(limit: int) -> str:
+    """Warn of a trial run."""
+    return f"not publishable: first {limit} documents only"
+
+
+def _header(panel: Panel, column: tuple[str, str]) -> str:
+    task, metric = column
+    if len({m for _, m in panel.columns}) == 1:
+        return task
+    return metric if len({t for t, _ in panel.columns}) == 1 else f"{task} {metric}"
+
+
+def _score(
+    panel: Panel,
+    row: Row,
+    found: Mapping[Key, Score],
+    column: tuple[str, str],
+) -> Score:
+    score = found.get((row.index, panel.suite_id, *column))
+    if score is not None:
+        return score
+    reason = row.why_missing(f"suite {panel.suite} was not run on this cell", suite=panel.suite)
+    return no_score(reason)
+
+
+def _mean(panel: Panel, row: Row, found: Mapping[Key, Score]) -> Score:
+    parts = [_score(panel, row, found, (t, panel.metric)) for t in panel.averaged]
+    without = [p for p in parts if p.value is None]
+    return without[0] if without and len(without) == len(parts) else mean_score(parts)
+
+
+def _shown_score(panel: Panel, score: Score, row: Row) -> Shown:
+    if score.value is None:
+        return missing(score.reason or "no score")
+    digits: Callable[[float], str] = percent if panel.kind == "fraction" else significant
+    text = digits(score.value)
+    if score.stderr is not None:
+        # The error is told to the same place as the score that it belongs to.
+        places = len(text.partition(".")[2])
+        error = 100 * score.stderr if panel.kind == "fraction" else score.stderr
+        text = f"{text} ±{fixed(error, places)}"
+    interval = score.difference.interval or (None, None)
+    numbers = {
+        "value": score.value,
+        "stderr": score.stderr,
+        "diff": score.difference.value,
+        "low": interval[0],
+        "high": interval[1],
+        "seed_sd": score.seed_sd,
+    }
+    return Shown(_MARKS[score.difference.verdict] + text, numbers, _seeds_missing(score, row))
+
+
+def _shown_seed_sd(panel: Panel, score: Score) -> Shown:
+    """Show the spread over seeds of a row's first score: the mean, if there is one."""
+    sd = score.seed_sd
+    if sd is None:
+        return Shown("")
+    return Shown(percent(sd) if panel.kind == "fraction" else significant(sd))
+
+
+def _seeds_missing(score: Score, row: Row) -> str | None:
+    if len(score.seeds) >= len(row.cells):
+        return None
+    why = row.why_missing("the others were not run", but=score.seeds)
+    return f"mean of {len(score.seeds)} of {len(row.cells)} seeds: {why}"
+
+
+def _shown_difference(panel: Panel, score: Score, row: Row) -> Shown:
+    change = score.difference
+    if row.is_dense and row.dense == row.index and score.value is not None:
+        return Shown("dense")
+    if change.value is None:
+        return missing(score.reason or change.reason or "no score")
+    scale, digits = (100.0, 1) if panel.kind == "fraction" else (1.0, 3)
+    text = fixed(scale * change.value, digits, sign=True)
+    if change.interval is None:
+        return Shown(text, note="one document has no spread: no interval")
+    low, high = (fixed(scale * v, digits, sign=True) for v in change.interval)
+    return Shown(f"{_MARKS[change.verdict]}{text} [{low}, {high}]", note=None)
+
+
+def _reference_rows(panel: Panel, rows: Rows, headers: Sequence[str]) -> list[tuple[Shown, ...]]:
+    """Make the rows "chance" and "best", where any of it is known."""
+    made = []
+    for name, known in (("chance", panel.chance), ("best", panel.best)):
+        if panel.kind != "fraction" or not known:
+            continue
+        told = [known[task] for task in panel.averaged if task in known]
+        values: dict[str, float | None] = {task: known.get(task) for task, _ in panel.columns}
+        values["mean"] = sum(told) / len(told) if len(told) == len(panel.averaged) else None
+        cells = [_reference(name, values[h]) if h in values else Shown("") for h in headers]
+        keys = [Shown(""), Shown(name, {"method": name}), *[Shown("")] * (len(rows.columns) - 2)]
+        made.append((*keys, *cells))
+    return made
+
+
+def _reference(name: str, value: float | None) -> Shown:
+    if value is None:
+        return missing(f"{name} is not known here")
+    return Shown(percent(value), {"value": value})
+
+
+def _notes(panel: Panel, rows: Rows) -> tuple[str, ...]:
+    what = "Score ± standard error over documents"
+    notes = [f"{what}, in %." if panel.kind == "fraction" else f"{what}; lower is better."]
+    if panel.kind == "number":
+        notes = [f"{what}."]
+    notes.append(
+        "▼ below, ▲ above dense: the 95 % interval of the paired difference excludes zero."
+    )
+    if panel.averaged and len(panel.averaged) < len(panel.columns):
+        left_out = [t for t, _ in panel.columns if t not in panel.averaged]
+        notes.append(f"The mean leaves out groups: {', '.join(left_out)}.")
+    if any(len(row.cells) > 1 for row in rows.rows):
+        notes.append(
+            "Rows of several seeds show the mean over seeds; documents are averaged first."
+        )
+    return tuple(notes)

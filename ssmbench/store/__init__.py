@@ -1,0 +1,1 @@
+"""Results on disk: the run folder, its ledger, its tables."""

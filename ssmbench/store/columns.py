@@ -1,0 +1,175 @@
+"""The tables of a run folder: every column with its type, its unit and one sentence.
+
+Columns are only ever added, and an added one is nullable: older files are then read with
+nulls in it (`missing_columns="insert"`), newer ones without it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column; `nullable` says whether a row may lack it."""
+
+    name: str
+    dtype: pl.DataType
+    text: str
+    nullable: bool = True
+
+
+_TEXT, _INT, _REAL, _BOOL = pl.String(), pl.Int64(), pl.Float64(), pl.Boolean()
+
+
+def _ids(*, suite: bool = True) -> tuple[Column, ...]:
+    cell = Column("cell_id", _TEXT, "The cell; joins the tables.", nullable=False)
+    if not suite:
+        return (cell,)
+    return (
+        cell,
+        Column("suite_id", _TEXT, "The suite with all its parameters, hashed.", nullable=False),
+        Column("suite", _TEXT, "The suite's name.", nullable=False),
+    )
+
+
+CELLS = (
+    *_ids(suite=False),
+    Column("model", _TEXT, "The model's name in the grid.", nullable=False),
+    Column("family", _TEXT, "The model's family; null where only its files tell."),
+    Column("method", _TEXT, "The methods in order, joined by `+`.", nullable=False),
+    Column("params", _TEXT, "JSON: the steps with every parameter filled in.", nullable=False),
+    Column("ratio", _REAL, "The fraction asked to be removed, in [0, 1).", nullable=False),
+    Column("fine_tune", _TEXT, "How it was trained after compression; `none`.", nullable=False),
+    Column("seed", _INT, "The cell's seed.", nullable=False),
+    Column("dtype", _TEXT, "The number format of the weights.", nullable=False),
+    Column("calibration", _TEXT, "JSON: the text that the method looked at, or null."),
+    Column("identity_version", _INT, "The version of the hash in `cell_id`.", nullable=False),
+    Column("status", _TEXT, "`done`, `failed` or `to do`.", nullable=False),
+    Column("reason", _TEXT, "Why it is not done, or null."),
+    Column("params_model", _INT, "Weights stored in the whole model."),
+    Column("params_mixer", _INT, "Weights stored in the mixers."),
+    Column("params_model_dense", _INT, "Weights of the uncompressed model."),
+    Column("params_mixer_dense", _INT, "Weights of the uncompressed model's mixers."),
+    Column("nonzero_mixer", _INT, "Weights of the mixers that are not zero."),
+    Column("compression_mixer", _REAL, "Fraction of the mixers' stored weights that is gone."),
+    Column("compression_model", _REAL, "Fraction of the model's stored weights that is gone."),
+    Column("ratio_achieved", _REAL, "Zeros or removed units among what the method targets."),
+    Column("state_bytes", _INT, "Recurrent state of one sequence, bytes."),
+    Column("state_bytes_dense", _INT, "The same for the uncompressed model, bytes."),
+    Column("flops_per_token", _REAL, "FLOPs of a forward pass over 512 tokens, per token."),
+    Column("flops_per_token_dense", _REAL, "The same for the uncompressed model."),
+    Column("fingerprint", _TEXT, "What stands for the weights: hub revision or file hash."),
+    Column("fine_tune_params", _TEXT, "JSON: the parameters of the training."),
+    Column("label", _TEXT, "A short name for people."),
+)
+
+METRICS = (
+    *_ids(),
+    Column("task", _TEXT, "The task, or the data set.", nullable=False),
+    Column("metric", _TEXT, "What was computed: `acc`, `word_perplexity`, …", nullable=False),
+    Column("value", _REAL, "The score; accuracies are 0–1. Null if it could not be had."),
+    Column("stderr", _REAL, "Standard error of the score over documents."),
+    Column("n", _INT, "Documents or windows scored."),
+    Column("limit", _INT, "Only the first so many documents were scored; null = all."),
+    Column("higher_is_better", _BOOL, "The direction of the metric."),
+    Column("reason", _TEXT, "Why `value` is null."),
+    Column("chance", _REAL, "What guessing would score, where known."),
+    Column("best", _REAL, "The best possible score, where known."),
+)
+
+SAMPLES = (
+    *_ids(),
+    Column("task", _TEXT, "The task, or the data set.", nullable=False),
+    Column("doc_id", _TEXT, "The document within the task.", nullable=False),
+    Column("metric", _TEXT, "`acc`: 0 or 1; `nll`: total nats of the document.", nullable=False),
+    Column("value", _REAL, "The document's value.", nullable=False),
+    Column("weight", _REAL, "1 for accuracies; tokens, words or bytes for `nll`.", nullable=False),
+)
+
+LATENCY = (
+    *_ids(),
+    Column("device", _TEXT, "The device's name.", nullable=False),
+    Column("phase", _TEXT, "`prefill` or `decode`.", nullable=False),
+    Column("batch", _INT, "Sequences at once.", nullable=False),
+    Column("length", _INT, "Tokens of each sequence.", nullable=False),
+    Column("median_s", _REAL, "Median of the repeats, seconds."),
+    Column("dense_median_s", _REAL, "The uncompressed model's, taken in turns with it, seconds."),
+    Column("speedup", _REAL, "`dense_median_s / median_s`."),
+    Column("p10_s", _REAL, "Tenth percentile of the repeats, seconds."),
+    Column("p90_s", _REAL, "Ninetieth percentile of the repeats, seconds."),
+    Column("n", _INT, "Repeats."),
+    Column("tokens_per_s", _REAL, "Tokens processed or generated per second at the median."),
+    Column("peak_memory_bytes", _INT, "Peak device memory, bytes; null where not told."),
+    Column("raw_s", pl.List(pl.Float64()), "Every repeat, seconds."),
+    Column("dense_raw_s", pl.List(pl.Float64()), "Every repeat of the uncompressed model."),
+)
+
+ATTEMPTS = (
+    Column("attempt_id", _TEXT, "One execution of one cell.", nullable=False),
+    Column("cell_id", _TEXT, "Its cell.", nullable=False),
+    Column("number", _INT, "1 for the cell's first try, then 2, …"),
+    Column("status", _TEXT, "`done` or `failed`.", nullable=False),
+    Column("error_class", _TEXT, "`gpu_oom`, `numerical`, …; null if done."),
+    Column("message", _TEXT, "What went wrong, for people."),
+    Column("host", _TEXT, "The machine's name."),
+    Column("device", _TEXT, "The device's name."),
+    Column("started_s", _REAL, "Start, Unix time in seconds."),
+    Column("ended_s", _REAL, "End, Unix time in seconds."),
+    Column("log", _TEXT, "The log, relative to the run folder."),
+    Column("git_commit", _TEXT, "The program's commit, where it ran from a checkout."),
+    Column("git_dirty", _BOOL, "Whether that checkout had changes."),
+    Column("versions", _TEXT, "JSON: versions of Python and the libraries."),
+    Column("seeds", _TEXT, "JSON: every seed that was set."),
+    Column("suites", _TEXT, "JSON: ids of the suites that it was to run."),
+)
+
+TABLES: dict[str, tuple[Column, ...]] = {
+    "cells": CELLS,
+    "metrics": METRICS,
+    "samples": SAMPLES,
+    "latency": LATENCY,
+    "attempts": ATTEMPTS,
+}
+
+# Rows that a suite hands over; the rest is derived from the ledger.
+SUITE_TABLES = ("metrics", "samples", "latency")
+
+_ABOUT = {
+    "cells": "One row per cell: what it is, where it stands and what it weighs.",
+    "metrics": "One row per cell, suite, task and metric.",
+    "samples": "One row per document: what paired comparisons are made of.",
+    "latency": "One row per cell and timing point.",
+    "attempts": "One row per execution, failed ones included.",
+}
+
+
+def schema(table: str) -> pl.Schema:
+    """Give the polars schema of a table, columns in order."""
+    return pl.Schema({c.name: c.dtype for c in TABLES[table]})
+
+
+def markdown() -> str:
+    """Describe every table and column, for docs/results.md."""
+    parts = []
+    for table, columns in TABLES.items():
+        lines = [f"### `{table}`", "", _ABOUT[table], "", "| column | type | |", "|---|---|---|"]
+        for c in columns:
+            null = "" if c.nullable else ", never null"
+            lines.append(f"| `{c.name}` | {c.dtype}{null} | {c.text} |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+_BEGIN, _END = "<!-- columns -->\n", "<!-- /columns -->\n"
+
+
+def fill_in(page: str) -> str:
+    """Put the present description of the tables between the marks of a Markdown page."""
+    before, _, rest = page.partition(_BEGIN)
+    _, _, after = rest.partition(_END)
+    return f"{before}{_BEGIN}\n{markdown()}\n{_END}{after}"

@@ -1,0 +1,50 @@
+"""One Parquet file per table, derived from the committed attempts; may be deleted any time."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+from ssmbench.store import atomic
+from ssmbench.store.columns import TABLES
+from ssmbench.store.contents import read_contents
+from ssmbench.store.read import live_tables
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ssmbench.store.folder import RunFolder
+
+
+def compact(folder: RunFolder) -> Path:
+    """Write compact/KEY/TABLE.parquet, where KEY names the ledger's present state.
+
+    The folder appears in one step. The one before it stays, since somebody may be reading it;
+    older ones go.
+
+    Returns:
+        The folder with the five files.
+
+    Raises:
+        StoreError: the ledger is damaged or a committed file is gone.
+    """
+    contents = read_contents(folder)
+    target = folder.compact_dir / contents.key
+    if not target.is_dir():
+        frames = live_tables(folder, contents)
+        with atomic.new_folder(target) as temporary:
+            for table in TABLES:
+                data = atomic.parquet_bytes(frames[table].collect())
+                atomic.write_synced(temporary / f"{table}.parquet", data)
+    _drop_older(folder.compact_dir, keep=target)
+    return target
+
+
+def _drop_older(parent: Path, *, keep: Path) -> None:
+    """Remove all compacted states but `keep` and the newest other."""
+    others = [p for p in parent.iterdir() if p != keep and not p.name.startswith(".")]
+    for path in sorted(others, key=lambda p: p.stat().st_mtime)[:-1]:
+        # Renamed first, so that nobody finds it with half of its files.
+        doomed = atomic.temporary_beside(path)
+        path.rename(doomed)
+        shutil.rmtree(doomed)

@@ -1,0 +1,70 @@
+"""The tables of a run folder, as polars frames that read when they are collected."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from ssmbench.errors import StoreError
+from ssmbench.store.columns import SUITE_TABLES, TABLES, schema
+from ssmbench.store.contents import Contents, read_contents, state_key
+from ssmbench.store.derive import attempts_frame, cells_frame
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from ssmbench.store.folder import RunFolder
+
+
+def tables(folder: RunFolder) -> dict[str, pl.LazyFrame]:
+    """Give cells, metrics, samples, latency and attempts; see store/columns.py for columns.
+
+    Only what the ledger has committed is in them. The compacted files are read if they were
+    made from the ledger as it stands, else the attempts' own. Safe while a driver writes.
+
+    Raises:
+        StoreError: the ledger is damaged or a committed file is gone.
+    """
+    compact = folder.compact_dir / state_key(folder)
+    if compact.is_dir():
+        return {t: scan([compact / f"{t}.parquet"], table=t) for t in TABLES}
+    return live_tables(folder, read_contents(folder))
+
+
+def live_tables(folder: RunFolder, contents: Contents) -> dict[str, pl.LazyFrame]:
+    """Give the tables from the attempts' own files, for this state of the ledger."""
+    found = {table: _committed_files(folder, contents, table) for table in SUITE_TABLES}
+    frames: Mapping[str, pl.LazyFrame] = {t: scan(p, table=t) for t, p in found.items()}
+    cells, attempts = cells_frame(contents).lazy(), attempts_frame(folder, contents).lazy()
+    return {"cells": cells, **frames, "attempts": attempts}
+
+
+def scan(paths: list[Path], *, table: str) -> pl.LazyFrame:
+    """Read files of one table, written by any version, as the columns of this one."""
+    if not paths:
+        return pl.LazyFrame(schema=schema(table))
+    return pl.scan_parquet(
+        paths,
+        schema=schema(table),
+        missing_columns="insert",
+        extra_columns="ignore",
+        glob=False,
+        hive_partitioning=False,
+    )
+
+
+def _committed_files(folder: RunFolder, contents: Contents, table: str) -> list[Path]:
+    paths = [
+        folder.table_file(cell_id, record["attempt"], suite_id, table)
+        for (cell_id, suite_id), record in contents.commits.items()
+        if table in record["files"]
+    ]
+    for path in paths:
+        if not path.exists():
+            raise StoreError(
+                f"{path}: is gone, but the ledger counts on it. Restore it, or delete the"
+                " commit's line in ledger/ and run again."
+            )
+    return paths
