@@ -21,10 +21,10 @@ import torch
 import transformers
 from lm_eval.models.huggingface import HFLM
 
-from ssmbench.evaluate._lm import DecoderLM
-from ssmbench.evaluate._tasks import load_tasks
-from ssmbench.evaluate.zero_shot import SIX
 from ssmbench.models import checkpoint
+from ssmbench.suites._lm import DecoderLM
+from ssmbench.suites._tasks import load_tasks
+from ssmbench.suites.zero_shot import SIX
 
 RESULTS = Path(__file__).parent / "results"
 SHAPES = {

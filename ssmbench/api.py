@@ -152,7 +152,7 @@ def evaluate(
     """
     import polars as pl
 
-    from ssmbench.evaluate._context import Context
+    from ssmbench.suites._context import Context
 
     tables: dict[str, list[dict[str, Any]]] = {"metrics": [], "samples": [], "latency": []}
     tokenizer = tokenizer_of(model)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 FOLDERS = {
     "family": "ssmbench.models.families",
     "method": "ssmbench.methods",
-    "suite": "ssmbench.evaluate",
+    "suite": "ssmbench.suites",
     "report": "ssmbench.report",
 }
 

@@ -17,8 +17,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from ssmbench.evaluate._context import Context
 from ssmbench.models import checkpoint
+from ssmbench.suites._context import Context
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -22,14 +22,14 @@ from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedTokenizerFast
 
 from ssmbench.errors import CommandError, DataError, NumericalError
-from ssmbench.evaluate import _lm
-from ssmbench.evaluate._lm import DecoderLM
+from ssmbench.suites import _lm
+from ssmbench.suites._lm import DecoderLM
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ssmbench.evaluate._tree import Row
     from ssmbench.models.decoder import Decoder
+    from ssmbench.suites._tree import Row
 
 
 @pytest.fixture(scope="module")

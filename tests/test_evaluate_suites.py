@@ -15,8 +15,8 @@ from transformers import AutoTokenizer
 
 from ssmbench import plugins
 from ssmbench.errors import DataError, NumericalError
-from ssmbench.evaluate import latency, lm_eval, perplexity, wikitext, zero_shot
 from ssmbench.plan.cells import digest
+from ssmbench.suites import latency, lm_eval, perplexity, wikitext, zero_shot
 from ssmbench.zoo import tinyworld
 
 if TYPE_CHECKING:

@@ -21,18 +21,18 @@ from lm_eval.models.huggingface import HFLM
 from transformers import AutoTokenizer
 
 from ssmbench.errors import CommandError, DataError
-from ssmbench.evaluate import _tasks, zero_shot
-from ssmbench.evaluate._harness import score_tasks, stderr
-from ssmbench.evaluate._overlay import LOCAL_TASKS, original
-from ssmbench.evaluate._tasks import load_tasks
+from ssmbench.suites import _tasks, zero_shot
+from ssmbench.suites._harness import score_tasks, stderr
+from ssmbench.suites._overlay import LOCAL_TASKS, original
+from ssmbench.suites._tasks import load_tasks
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from transformers import PreTrainedTokenizerFast
 
-    from ssmbench.evaluate._context import Result
     from ssmbench.models.decoder import Decoder
+    from ssmbench.suites._context import Result
 
 ALL = tuple(LOCAL_TASKS)
 CHOICES = {
@@ -295,7 +295,7 @@ def test_real_documents_score_as_hflm_scores_them(shared: Path, tmp_path: Path) 
     tokenizer = AutoTokenizer.from_pretrained(shared / "data/tokenizers/gpt-neox-20b")
     theirs, ours = both(tiny_mamba2(50288), tmp_path / "model")
     loaded = load_tasks(zero_shot.SIX, shots=0, data=shared / "data", configs={})
-    from ssmbench.evaluate._lm import DecoderLM
+    from ssmbench.suites._lm import DecoderLM
 
     requests = []
     for task in loaded.tasks.values():
@@ -314,7 +314,7 @@ def test_real_documents_score_as_hflm_scores_them(shared: Path, tmp_path: Path) 
 
 
 def test_the_overlay_is_json_that_names_the_installed_original(data: Path, tmp_path: Path) -> None:
-    from ssmbench.evaluate._overlay import write_overlay
+    from ssmbench.suites._overlay import write_overlay
 
     write_overlay(tmp_path, ["piqa"], data=data, shots=0)
     written = json.loads((tmp_path / "piqa.yaml").read_text())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssmbench.evaluate._tree import Row, Tree, alone, batches, make_row, plant, shared_prefix
+from ssmbench.suites._tree import Row, Tree, alone, batches, make_row, plant, shared_prefix
 
 
 def rows_of(*texts: str, context: int = 1) -> list[Row]:

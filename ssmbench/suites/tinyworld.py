@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from ssmbench.zoo import tinyworld
 
 if TYPE_CHECKING:
-    from ssmbench.evaluate._context import Context, Result
+    from ssmbench.suites._context import Context, Result
 
 VERSION = 1
 KIND: Literal["quality", "timing"] = "quality"
@@ -33,7 +33,7 @@ def provides(params: Params) -> dict[str, Any]:
 
 def run(context: Context, params: Params) -> Result:
     """Score the six tasks; each row carries a guesser's score and the best possible one."""
-    from ssmbench.evaluate._harness import score_tasks
+    from ssmbench.suites._harness import score_tasks
     from ssmbench.zoo import tasks
 
     configs = _documents().configs(params)

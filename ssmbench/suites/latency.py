@@ -18,9 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field
 if TYPE_CHECKING:
     import torch
 
-    from ssmbench.evaluate._context import Context, Result
     from ssmbench.models.decoder import Decoder
     from ssmbench.models.state import State
+    from ssmbench.suites._context import Context, Result
 else:
     from ssmbench.lazy import torch
 
@@ -65,7 +65,7 @@ def tokens(params: Params, limit: int | None) -> int | None:
 
 def run(context: Context, params: Params) -> Result:
     """Time every shape; one latency row each."""
-    from ssmbench.evaluate._context import Result
+    from ssmbench.suites._context import Result
 
     dense = context.dense()
     models = (context.model, dense)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
-    from ssmbench.evaluate._context import Context, Result
+    from ssmbench.suites._context import Context, Result
 
 VERSION = 1
 KIND = "quality"
@@ -41,6 +41,6 @@ def tokens(params: Params, limit: int | None) -> int | None:
 def run(context: Context, params: Params) -> Result:
     """Score the pages; rows for word_perplexity, byte_perplexity and bits_per_byte."""
     del params
-    from ssmbench.evaluate._harness import score_tasks
+    from ssmbench.suites._harness import score_tasks
 
     return score_tasks(context, ("wikitext",), shots=0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from ssmbench.evaluate._context import Context, Result, Row
+from ssmbench.suites._context import Context, Result, Row
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -54,8 +54,8 @@ def score_tasks(
     """
     from lm_eval.evaluator import evaluate
 
-    from ssmbench.evaluate._lm import DecoderLM
-    from ssmbench.evaluate._tasks import load_tasks
+    from ssmbench.suites._lm import DecoderLM
+    from ssmbench.suites._tasks import load_tasks
 
     loaded = load_tasks(tasks, shots=shots, data=context.data, configs=configs or {})
     for task in loaded.tasks.values():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
-    from ssmbench.evaluate._context import Context, Result
+    from ssmbench.suites._context import Context, Result
 
 VERSION = 1
 KIND = "quality"
@@ -32,6 +32,6 @@ def provides(params: Params) -> dict[str, Any]:
 
 def run(context: Context, params: Params) -> Result:
     """Score the tasks with the metrics that their own files name."""
-    from ssmbench.evaluate._harness import score_tasks
+    from ssmbench.suites._harness import score_tasks
 
     return score_tasks(context, params.tasks, shots=params.shots, metrics=params.metrics)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
-    from ssmbench.evaluate._context import Context, Result
+    from ssmbench.suites._context import Context, Result
 
 VERSION = 1
 KIND = "quality"
@@ -59,7 +59,7 @@ def tokens(params: Params, limit: int | None) -> int | None:
 
 def run(context: Context, params: Params) -> Result:
     """Score the tasks; one row of `acc` a task, one sample a document."""
-    from ssmbench.evaluate._harness import score_tasks
+    from ssmbench.suites._harness import score_tasks
 
     known = {"lambada_openai": {"chance": 0.0}}
     return score_tasks(context, params.tasks, shots=0, metrics=("acc",), known=known)

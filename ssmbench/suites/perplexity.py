@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from ssmbench.errors import DataError, NumericalError
-from ssmbench.evaluate._overlay import HOW_TO_BRING
+from ssmbench.suites._overlay import HOW_TO_BRING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from transformers import PreTrainedTokenizerBase
 
-    from ssmbench.evaluate._context import Context, Result
+    from ssmbench.suites._context import Context, Result
 
 VERSION = 1
 KIND = "quality"
@@ -70,7 +70,7 @@ def tokens(params: Params, limit: int | None) -> int | None:
 
 def run(context: Context, params: Params) -> Result:
     """Score the first `limit` windows, or all; one sample of "nll" a window."""
-    from ssmbench.evaluate._context import Result
+    from ssmbench.suites._context import Result
 
     ids = token_ids(context.tokenizer, text_lines(params.data, context.data))
     cut = list(windows(ids, params.length))[: context.limit]
@@ -135,8 +135,8 @@ def score_windows(context: Context, cut: Sequence[Sequence[int]], name: str) -> 
     """
     import torch
 
-    from ssmbench.evaluate._lm import read
     from ssmbench.models.forest import Forest
+    from ssmbench.suites._lm import read
 
     nats: list[float] = []
     per_batch = max(1, context.batch_tokens // max(len(window) - 1 for window in cut))
@@ -158,7 +158,7 @@ def score_windows(context: Context, cut: Sequence[Sequence[int]], name: str) -> 
 def _metric(
     name: str, nats: Sequence[float], weights: Sequence[int], limit: int | None
 ) -> dict[str, Any]:
-    from ssmbench.evaluate._harness import stderr
+    from ssmbench.suites._harness import stderr
 
     rate = math.fsum(nats) / sum(weights)
     value = math.exp(rate) if rate < 700 else None

@@ -16,7 +16,8 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from torch import Tensor
 
 from ssmbench.errors import CommandError, DataError, NumericalError
-from ssmbench.evaluate._tree import (
+from ssmbench.models.forest import Forest
+from ssmbench.suites._tree import (
     ForkPoint,
     Row,
     Tree,
@@ -27,7 +28,6 @@ from ssmbench.evaluate._tree import (
     plant,
     shared_prefix,
 )
-from ssmbench.models.forest import Forest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -16,7 +16,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from ssmbench.errors import CommandError, DataError
-from ssmbench.evaluate import _overlay
+from ssmbench.suites import _overlay
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

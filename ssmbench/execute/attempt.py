@@ -1,0 +1,285 @@
+"""One attempt in one process: load, compress, measure; it ends as a value, never as an exception.
+
+Each finished suite is written at once, so a retry does the rest only; the outcome is written
+last. Random numbers start anew before each step, so a suite's numbers do not depend on which
+suites ran before it.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import shutil
+import tempfile
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ssmbench import plugins
+from ssmbench.errors import StoreError
+from ssmbench.execute import environment, isolation, policy
+from ssmbench.execute.job import Job, Report, SuiteFailure
+from ssmbench.store import attempts
+from ssmbench.store.folder import RunFolder
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+    from ssmbench.models.decoder import Decoder
+    from ssmbench.plan.cells import Suite
+
+log = logging.getLogger(__name__)
+
+# The last calibration windows: cells of one grid share them, and a process may run many cells.
+_drawn: dict[tuple[Any, ...], Tensor] = {}
+
+# After these the next suite of the attempt has neither memory nor time.
+_ENDS_ATTEMPT = frozenset({"gpu_oom", "host_oom", "timeout"})
+
+
+def run_attempt(job: Job, report: Report) -> dict[str, Any]:
+    """Run a job's attempt and give its outcome, as written to the run folder.
+
+    Only KeyboardInterrupt passes through: the user's, inline, or Ray's cancellation.
+
+    Args:
+        job: what to do.
+        report: called with (step, done, total) as the work goes on.
+    """
+    started_s = time.time()
+    done: list[str] = []
+    failures: list[SuiteFailure] = []
+    memory: dict[str, int | None] = {}
+    try:
+        with isolation.surroundings(job):
+            log.info("%s, attempt %d (%s)", job.cell.label, job.number, job.attempt_id)
+            try:
+                _work(job, report, done, failures)
+            except Exception as error:  # noqa: BLE001 - whatever it is becomes the outcome
+                _note(error, _missing(job, done, failures), failures)
+            memory = _memory(job.device)
+            _release(job.device)
+    except Exception as error:  # noqa: BLE001 - no log file, say, on a full disk
+        _note(error, _missing(job, done, failures), failures)
+    outcome = {**outcome_of(job, done=done, failures=failures, started_s=started_s), **memory}
+    try:
+        attempts.write_outcome(RunFolder(Path(job.folder)), outcome)
+    except (OSError, StoreError) as error:
+        # The driver hears of it all the same; only the table of attempts is poorer.
+        log.warning("the outcome could not be written: %s", error)
+    return outcome
+
+
+def outcome_of(
+    job: Job, *, done: list[str], failures: list[SuiteFailure], started_s: float
+) -> dict[str, Any]:
+    """Put together the record of an attempt that ends now.
+
+    Args:
+        job: what was asked.
+        done: ids of the suites that are whole on disk.
+        failures: why the others are not.
+        started_s: when it began, unix time.
+    """
+    first = failures[0] if failures else None
+    device = environment.device_name(
+        num_cpus=job.num_cpus, num_gpus=1 if job.device != "cpu" else 0
+    )
+    return {
+        **environment.describe(),
+        "attempt_id": job.attempt_id,
+        "cell_id": job.cell.id,
+        "number": job.number,
+        "status": "failed" if failures else "done",
+        "error_class": first.error_class if first else None,
+        "message": first.message if first else None,
+        "device": device,
+        "started_s": started_s,
+        "ended_s": time.time(),
+        "log": job.log,
+        "seeds": {"cell": job.cell.seed},
+        "threads": environment.n_threads(job.num_cpus),
+        "batch_tokens": job.batch_tokens,
+        "suites": [s.id for s in job.suites],
+        "done": done,
+        "failures": [f._asdict() for f in failures],
+    }
+
+
+def record_death(job: Job, failures: list[SuiteFailure], *, took_s: float) -> None:
+    """Write the outcome of an attempt whose process died before it could.
+
+    Args:
+        job: what was asked.
+        failures: what the process left undone.
+        took_s: how long it lived, as the driver saw it.
+    """
+    missing = {suite for failure in failures for suite in failure.suites}
+    done = [suite.id for suite in job.suites if suite.id not in missing]
+    outcome = outcome_of(job, done=done, failures=failures, started_s=time.time() - took_s)
+    # The driver's own machine is not where the attempt ran.
+    unknown = {"host": None, "pid": None, "cpu": None, "gpu": None, "device": None}
+    try:
+        attempts.write_outcome(RunFolder(Path(job.folder)), {**outcome, **unknown})
+    except (StoreError, OSError) as error:
+        # It had written one and died on the way home, or the disk is full: the ledger knows.
+        log.info("no outcome was written for a dead attempt: %s", error)
+
+
+def _work(job: Job, report: Report, done: list[str], failures: list[SuiteFailure]) -> None:
+    """Build the model and measure every suite, filling `done` and `failures` in place."""
+    from ssmbench.models.tokenizer import load_tokenizer
+
+    report("load", 0, 0)
+    model = _dense(job)
+    data = Path(job.data) if job.data else None
+    tokenizer = load_tokenizer(_tokenizer_of(job), data=data)
+    facts = _compress(job, model, tokenizer, report)
+    for index, suite in enumerate(job.suites):
+        report(suite.name, 0, 0)
+        started_s = time.monotonic()
+        try:
+            rows = _measure(job, suite, model, tokenizer, report)
+            attempts.write_suite(
+                RunFolder(Path(job.folder)),
+                cell_id=job.cell.id,
+                attempt_id=job.attempt_id,
+                suite=suite,
+                result_rows=rows,
+                facts=facts,
+                seconds=time.monotonic() - started_s,
+            )
+        except Exception as error:  # noqa: BLE001 - one suite's failure is not the next one's
+            kind = policy.classify(error)
+            rest = job.suites[index:] if kind in _ENDS_ATTEMPT else (suite,)
+            _note(error, tuple(s.id for s in rest), failures)
+            if kind in _ENDS_ATTEMPT:
+                return
+        else:
+            done.append(suite.id)
+
+
+def _compress(
+    job: Job, model: Decoder, tokenizer: PreTrainedTokenizerBase, report: Report
+) -> dict[str, Any]:
+    """Compress the model in place and give the facts of what it has become."""
+    from ssmbench.surgery import compress, facts
+    from ssmbench.surgery.context import MethodContext
+
+    cell, dense = job.cell, model.description
+    report("calibrate", 0, 0)
+    calibration = _windows(job, tokenizer)
+    context = MethodContext(
+        seed=cell.seed, calibration=calibration, batch_tokens=job.batch_tokens, report=report
+    )
+    isolation.seed_everything(cell.seed)
+    achieved = compress.apply(model, cell.steps, context)
+    report("facts", 0, 0)
+    return {**facts.measure(model, dense), "ratio_achieved": achieved}
+
+
+def _windows(job: Job, tokenizer: PreTrainedTokenizerBase) -> Tensor | None:
+    """Draw the calibration windows, or give those that this process drew last."""
+    from ssmbench.surgery.calibration import windows
+
+    wanted = job.cell.calibration
+    if wanted is None:
+        return None
+    key = (wanted, job.data, _tokenizer_of(job))
+    if key not in _drawn:
+        _drawn.clear()
+        _drawn[key] = windows(
+            wanted.path or wanted.data,
+            samples=wanted.samples,
+            length=wanted.length,
+            seed=wanted.seed,
+            tokenizer=tokenizer,
+            folder=Path(job.data) if job.data else None,
+        )
+    return _drawn[key].clone()
+
+
+def _tokenizer_of(job: Job) -> str:
+    return job.cell.model.tokenizer or job.cell.model.source
+
+
+def _dense(job: Job) -> Decoder:
+    from ssmbench.models import checkpoint
+
+    model = job.cell.model
+    return checkpoint.load(
+        model.source,
+        tokenizer=model.tokenizer,
+        revision=_revision(model.source, model.fingerprint),
+        dtype=job.cell.dtype,
+        device=job.device,
+        name=model.name,
+    )
+
+
+def _revision(source: str, fingerprint: str) -> str | None:
+    """Give a hub model's revision, which its fingerprint ends in: `org/name@revision`."""
+    return fingerprint.rpartition("@")[2] if source.startswith("hub:") else None
+
+
+def _measure(
+    job: Job, suite: Suite, model: Decoder, tokenizer: PreTrainedTokenizerBase, report: Report
+) -> dict[str, list[dict[str, Any]]]:
+    """Run one suite in a scratch folder of its own and give its rows by table."""
+    from ssmbench.suites._context import Context
+
+    plugin = plugins.load("suite", suite.name)
+    params = plugin.Params.model_validate(dict(suite.params))
+    scratch = Path(tempfile.mkdtemp(prefix="ssmbench-"))
+    isolation.seed_everything(job.cell.seed)
+    try:
+        context = Context(
+            model=model,
+            tokenizer=tokenizer,
+            dense=lambda: _dense(job),
+            data=Path(job.data) if job.data else None,
+            limit=suite.limit,
+            seed=job.cell.seed,
+            batch_tokens=job.batch_tokens,
+            scratch=scratch,
+            report=report,
+        )
+        result = plugin.run(context, params)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return {"metrics": result.metrics, "samples": result.samples, "latency": result.latency}
+
+
+def _missing(job: Job, done: list[str], failures: list[SuiteFailure]) -> tuple[str, ...]:
+    known = {*done, *(suite for failure in failures for suite in failure.suites)}
+    return tuple(s.id for s in job.suites if s.id not in known)
+
+
+def _note(error: Exception, suites: tuple[str, ...], failures: list[SuiteFailure]) -> None:
+    """Log an error with its traceback and add it to `failures`."""
+    kind = policy.classify(error)
+    log.error("failed (%s): %s", kind, "".join(traceback.format_exception(error)).rstrip())
+    failures.append(SuiteFailure(suites, kind, policy.message_of(error)))
+    # The traceback's frames hold the model; the process may go on to another cell.
+    traceback.clear_frames(error.__traceback__)
+
+
+def _memory(device: str) -> dict[str, int | None]:
+    """Give the process's largest memory during the attempt, in bytes; None where not told."""
+    gpu = None
+    if device != "cpu":
+        import torch
+
+        gpu = int(torch.cuda.max_memory_allocated())
+    return {"peak_memory_bytes": isolation.peak_memory_bytes(), "peak_gpu_memory_bytes": gpu}
+
+
+def _release(device: str) -> None:
+    """Give back what the attempt's model held, for the next attempt in the same process."""
+    gc.collect()
+    if device != "cpu":
+        import torch
+
+        torch.cuda.empty_cache()

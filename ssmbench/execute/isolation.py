@@ -1,0 +1,167 @@
+"""What an attempt finds around it: log, environment, threads, determinism, random numbers.
+
+Everything is put back afterwards, since a process may go on to another cell or, inline, to
+whatever the user does next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import random
+import resource
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from ssmbench.execute.environment import n_threads
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from ssmbench.execute.job import Job
+
+
+def variables(*, num_cpus: float, data: str | None, offline: bool) -> dict[str, str]:
+    """Give the environment of an attempt's process.
+
+    Threads are fixed, since sums over another number of threads have other last bits; lm-eval
+    must neither fork a pool for standard errors nor write a cache into its own package.
+    """
+    threads = str(n_threads(num_cpus))
+    found = {
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "OPENBLAS_NUM_THREADS": threads,
+        "TOKENIZERS_PARALLELISM": "false",
+        "DISABLE_MULTIPROC": "1",
+        "LM_HARNESS_CACHE_PATH": str(Path(tempfile.gettempdir()) / "ssmbench-lm-eval"),
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    }
+    if data is not None:
+        found["HF_DATASETS_OFFLINE"] = "1"
+    if offline:
+        found |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    return found
+
+
+@contextlib.contextmanager
+def surroundings(job: Job) -> Iterator[None]:
+    """Set up log, environment, threads and determinism for an attempt, and put all back."""
+    path = Path(job.folder) / job.log
+    path.parent.mkdir(parents=True, exist_ok=True)
+    found = variables(num_cpus=job.num_cpus, data=job.data, offline=job.offline)
+    with contextlib.ExitStack() as stack:
+        stream = stack.enter_context(path.open("a", encoding="utf-8", buffering=1))
+        stack.enter_context(_logging_to(stream))
+        if job.capture:
+            stack.enter_context(_prints_to(stream))
+        stack.enter_context(_environment(found))
+        # Torch first: its threads are set from the environment when it is imported.
+        stack.enter_context(_torch(n_threads(job.num_cpus), deterministic=job.kind == "quality"))
+        stack.enter_context(warnings.catch_warnings())
+        reset_peak_memory()
+        yield
+
+
+def seed_everything(seed: int) -> None:
+    """Start Python's, numpy's and torch's random numbers anew."""
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - libraries draw from the global generator
+    torch.manual_seed(seed)
+
+
+def reset_peak_memory() -> None:
+    """Let the process's peak memory start from now, where the system can (Linux)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def peak_memory_bytes() -> int:
+    """Give the process's largest resident memory since `reset_peak_memory`, in bytes."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        line = next(x for x in status.splitlines() if x.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    except (OSError, StopIteration):
+        # Kilobytes on Linux, bytes on macOS.
+        scale = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+
+
+@contextlib.contextmanager
+def _logging_to(stream: TextIO) -> Iterator[None]:
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.removeHandler(handler)
+
+
+@contextlib.contextmanager
+def _prints_to(stream: TextIO) -> Iterator[None]:
+    """Send Python's prints and file descriptors 1 and 2 to the stream.
+
+    Native code and child processes write to the descriptors; in a Ray worker Python's own
+    prints go elsewhere.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    os.dup2(stream.fileno(), 1)
+    os.dup2(stream.fileno(), 2)
+    try:
+        with contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
+            yield
+    finally:
+        for descriptor, old in zip((1, 2), saved, strict=True):
+            os.dup2(old, descriptor)
+            os.close(old)
+
+
+@contextlib.contextmanager
+def _environment(found: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in found}
+    os.environ.update(found)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _torch(threads: int, *, deterministic: bool) -> Iterator[None]:
+    """Fix torch's threads, and its algorithms where numbers rather than times are wanted."""
+    import torch
+
+    memory: Any = torch.utils.deterministic
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    fill = memory.fill_uninitialized_memory
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    # Filling every new tensor costs time and only guards code that reads what it never wrote.
+    memory.fill_uninitialized_memory = False
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        torch.use_deterministic_algorithms(before[1])
+        memory.fill_uninitialized_memory = fill

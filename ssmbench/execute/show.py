@@ -1,0 +1,95 @@
+"""What `ssmbench plan` and `ssmbench status` print."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ssmbench import console
+from ssmbench.execute.prepare import Prepared, Request, prepare
+from ssmbench.execute.progress import duration
+from ssmbench.plan.decide import Decision, decide
+from ssmbench.plan.history import History
+from ssmbench.store.folder import RunFolder
+from ssmbench.store.ledger import read_history
+from ssmbench.store.status import Status, status
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+_MAX_LISTED = 50
+
+
+def show_plan(request: Request) -> None:
+    """Print one line a cell, what is to do first and the longest of that, then the totals."""
+    prepared = prepare(request)
+    decisions = decide(prepared.entries, _history(prepared))
+    console.rows(
+        ["cell", "", "suites", "state", "FLOPs", "time"],
+        (_line(decision) for decision in decisions),
+        right=["FLOPs", "time"],
+    )
+    console.result(_totals(decisions))
+    console.note(f"run folder {prepared.out}")
+
+
+def _history(prepared: Prepared) -> History:
+    """Read what the run folder holds; a folder that is not there yet holds nothing."""
+    if not (prepared.out / "run.json").exists():
+        return History()
+    return read_history(RunFolder.open(prepared.out))
+
+
+def _line(decision: Decision) -> list[str]:
+    cell = decision.entry.cell
+    suites = ", ".join(s.name for s in decision.suites_to_do)
+    if not decision.suites_to_do:
+        return [cell.id, cell.label, "", decision.text, "", ""]
+    seconds = "?" if decision.seconds is None else duration(decision.seconds)
+    flops = "?" if decision.flops is None else f"{decision.flops:.1e}"
+    return [cell.id, cell.label, suites, decision.text, flops, seconds]
+
+
+def _totals(decisions: Sequence[Decision]) -> str:
+    todo = [d for d in decisions if d.suites_to_do]
+    n_failed = sum(d.state == "failed" for d in todo)
+    parts = [console.count(len(decisions), "cell"), f"{len(decisions) - len(todo)} done"]
+    if n_failed:
+        parts.append(f"{n_failed} failed before (run with --retry-failed)")
+    parts.append(f"{len(todo) - n_failed} to do")
+    flops = [d.flops for d in todo if d.flops is not None]
+    seconds = [d.seconds for d in todo if d.seconds is not None]
+    if flops:
+        parts.append(f"{sum(flops):.1e} FLOPs")
+    if seconds:
+        parts.append(f"about {duration(sum(seconds))} one after another")
+    if len(seconds) < len(todo):
+        parts.append(f"no estimate for {console.count(len(todo) - len(seconds), 'cell')}")
+    return " · ".join(parts)
+
+
+def show_status(path: Path) -> None:
+    """Print the counts of a run, who drives it, and every failure with its log."""
+    found = status(RunFolder.open(path))
+    console.result(_counts(found))
+    driver = found.driver
+    if driver is None:
+        console.result("no driver is at work")
+    else:
+        console.result(f"driven by process {driver.pid} on {driver.host}")
+    for failure in found.failures[:_MAX_LISTED]:
+        log = f" → {path / failure.log}" if failure.log else ""
+        text = f"{failure.label}  {failure.suite}  {failure.error_class}: {failure.message}{log}"
+        console.result(f"✗ {failure.cell_id}  {text}")
+    if len(found.failures) > _MAX_LISTED:
+        console.result(f"and {len(found.failures) - _MAX_LISTED} more failures")
+
+
+def _counts(found: Status) -> str:
+    n_cells = console.count(found.n_done + found.n_failed + found.n_to_do, "cell")
+    suites = console.count(found.n_suites, "suite")
+    attempts = console.count(found.n_attempts, "attempt")
+    return (
+        f"{n_cells} · {found.n_done} done · {found.n_failed} failed · {found.n_to_do} to do"
+        f" · {suites} measured in {attempts}"
+    )

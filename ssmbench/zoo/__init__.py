@@ -1,0 +1,1 @@
+"""The zoo: TinyWorld, a synthetic language, and tiny models trained on it."""

@@ -1,0 +1,95 @@
+"""Which class an error is of, and what follows from it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ssmbench import errors
+from ssmbench.execute import policy
+from ssmbench.execute.inline import DeadlineError
+
+
+def chained(outer: Exception, cause: Exception) -> Exception:
+    outer.__cause__ = cause
+    return outer
+
+
+def fake(module: str, name: str, *bases: type) -> Exception:
+    """Make an error as a library that is not imported here would."""
+    made: Exception = type(name, bases or (Exception,), {"__module__": module})("text")
+    return made
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (errors.MethodError("m"), "user"),
+        (errors.DataError("d"), "user"),
+        (errors.NumericalError("n"), "numerical"),
+        (FloatingPointError("x"), "numerical"),
+        (torch.linalg.LinAlgError("singular"), "numerical"),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried"), "gpu_oom"),
+        (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling"), "gpu_oom"),
+        (MemoryError(), "host_oom"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "host_oom"),
+        (fake("ray.exceptions", "OutOfMemoryError"), "host_oom"),
+        (fake("ray.exceptions", "WorkerCrashedError"), "crashed"),
+        (fake("ray.exceptions", "NodeDiedError"), "node_lost"),
+        (fake("ray.exceptions", "TaskCancelledError"), "cancelled"),
+        (fake("huggingface_hub.errors", "HfHubHTTPError", OSError), "hub"),
+        (fake("huggingface_hub.errors", "RepositoryNotFoundError", OSError), "user"),
+        (fake("requests.exceptions", "ReadTimeout", OSError), "hub"),
+        (ConnectionResetError(), "hub"),
+        (TimeoutError(), "hub"),
+        (DeadlineError(), "timeout"),
+        (KeyError("x"), "bug"),
+        (RuntimeError("shape mismatch"), "bug"),
+        (chained(ValueError("wrapped"), MemoryError()), "host_oom"),
+        (chained(errors.DataError("no wikitext"), ConnectionError()), "user"),
+    ],
+)
+def test_an_error_has_the_class_of_its_nearest_known_cause(error, expected):
+    assert policy.classify(error) == expected
+
+
+def test_rays_wrapper_is_looked_through():
+    wrapper = fake("ray.exceptions", "RayTaskError(MemoryError)")
+    wrapper.cause = MemoryError()
+    assert policy.classify(wrapper) == "host_oom"
+
+
+def test_a_circle_of_causes_ends():
+    first, second = ValueError("a"), ValueError("b")
+    first.__cause__, second.__cause__ = second, first
+    assert policy.classify(first) == "bug"
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (errors.DataError("no such\nfolder"), "no such folder"),
+        (ValueError("\n  first line\nsecond"), "ValueError: first line"),
+        (KeyError(), "KeyError"),
+        (fake("ray.exceptions", "WorkerCrashedError"), "the worker process died (killed, or a "),
+    ],
+)
+def test_a_message_is_one_line(error, expected):
+    message = policy.message_of(error)
+    assert message.startswith(expected)
+    assert "\n" not in message
+
+
+def test_every_class_has_a_rule():
+    assert set(policy.POLICY) == set(policy.ErrorClass.__args__)
+    assert all(rule.retries >= 0 and rule.meaning for rule in policy.POLICY.values())
+
+
+def test_waits_double():
+    waits = [policy.wait_s("hub", n) for n in range(3)]
+    assert waits == [5, 10, 20]
+
+
+def test_a_batch_is_halved_down_to_a_floor():
+    assert policy.halved(1000) == 500
+    assert policy.halved(70) == policy.MIN_BATCH_TOKENS

@@ -1,0 +1,52 @@
+"""What a quick command must not import: it is the difference between 0.2 and 10 seconds."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "ray", "polars", "transformers", "lm_eval", "pydantic", "ruamel", "numpy")
+
+
+def imported(code: str) -> set[str]:
+    """Run code in a fresh Python and give the heavy modules that it has loaded."""
+    script = f"""
+import sys
+{code}
+sys.stderr.write("LOADED " + " ".join(m for m in {HEAVY!r} if m in sys.modules))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+    return set(done.stderr.rpartition("LOADED ")[2].split())
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["run", "--help"], ["report", "--help"], ["version"], ["rnu"]]
+)
+def test_help_loads_nothing_heavy(arguments):
+    code = f"""
+from ssmbench.cli import main
+try:
+    main({arguments!r})
+except SystemExit:
+    pass
+"""
+    assert imported(code) == set()
+
+
+def test_planning_loads_neither_torch_nor_ray(tmp_path):
+    grid = tmp_path / "grid.yaml"
+    grid.write_text("models: [mamba2-130m]\nmethods: [dense]\nsuites: [zero_shot]\n")
+    code = f"""
+from ssmbench.cli import main
+assert main(["plan", {str(grid)!r}, "--out", {str(tmp_path / "run")!r}]) == 0
+"""
+    assert imported(code) <= {"polars", "pydantic", "ruamel", "numpy"}
+
+
+def test_the_driver_loads_no_torch():
+    code = "import ssmbench.execute.run, ssmbench.execute.ray"
+    assert imported(code) <= {"polars", "pydantic", "ruamel", "numpy"}
