@@ -264,7 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _one_line(error: CycloptsError) -> str:
     text = " ".join(str(error).split())
-    return f"{text.rstrip('.')}." if not text.endswith("?") else text
+    return text if text.endswith((".", "?")) else f"{text}."
 
 
 def _pairs(flag: str, values: Sequence[str]) -> dict[str, str]:

@@ -125,6 +125,8 @@ def test_a_killed_driver(grid, tmp_path, undisturbed):
     workers = list(busy_workers(process))
     process.kill()
     process.wait()
+    assert process.stdout is not None
+    process.stdout.close()
     before = len(commits(folder))
     assert 1 <= before < N_CELLS * N_SUITES
     printed = finish(grid, folder, undisturbed)

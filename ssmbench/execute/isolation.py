@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ssmbench.execute.environment import n_threads
+from ssmbench.kernels.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -63,6 +64,8 @@ def surroundings(job: Job) -> Iterator[None]:
         # Torch first: its threads are set from the environment when it is imported.
         stack.enter_context(_torch(n_threads(job.num_cpus), deterministic=job.kind == "quality"))
         stack.enter_context(warnings.catch_warnings())
+        if job.device == "cpu":
+            keep_freed_memory()
         reset_peak_memory()
         yield
 

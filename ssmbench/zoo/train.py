@@ -7,7 +7,6 @@ answers weighted ten times the other words, and a curriculum over the number of 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import dataclasses
 import json
 import logging
@@ -22,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssmbench.kernels.memory import keep_freed_memory
 from ssmbench.models import checkpoint, mixers
 from ssmbench.models.decoder import Decoder
 from ssmbench.models.initialise import initialise
@@ -74,16 +74,6 @@ def loss_of(model: Decoder, ids: Tensor, weights: Tensor) -> tuple[Tensor, float
     answers = weight == 1
     right = (logits.argmax(-1) == target)[answers].float().mean()
     return loss, right.item()
-
-
-def quieten_malloc() -> None:
-    """Keep glibc from giving memory back after each step; best effort, halves the step's time."""
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(-3, 1 << 30)
-        libc.mallopt(-1, 2**31 - 1)
-    except (OSError, AttributeError):
-        log.debug("no glibc here; its malloc stays as it is")
 
 
 class Progress(NamedTuple):
@@ -219,7 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(options.threads)
-    quieten_malloc()
+    keep_freed_memory()
     recipe = RECIPES[options.name]
     if options.steps is not None:
         recipe = dataclasses.replace(recipe, steps=options.steps)
