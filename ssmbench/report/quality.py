@@ -107,7 +107,8 @@ def _panel_tables(
 
 _INTERVAL = (
     "Compressed minus dense, paired by document, with its 95 % interval."
-    " ▼ below, ▲ above: zero is outside the interval."
+    " ▼ below, ▲ above: zero is outside the interval. An interval without width says only that"
+    " all n documents changed alike (0.0: none did); about 3/n cannot be ruled out."
 )
 
 
