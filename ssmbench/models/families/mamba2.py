@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssmbench.errors import CheckpointError
 from ssmbench.models import description as d
+from ssmbench.models import mamba_ssm
 from ssmbench.models.keys import Config, whole
 
 if TYPE_CHECKING:
@@ -27,24 +28,9 @@ if TYPE_CHECKING:
 LOOKS_FOR = 'config.json with model_type "mamba2", or with ssm_cfg.layer "Mamba2"'
 
 KEYS = {
-    "backbone.embedding.weight": "embedding.weight",
-    "backbone.embeddings.weight": "embedding.weight",
-    "backbone.layers.{}.norm.weight": "layers.{}.norm.weight",
-    "backbone.layers.{}.norm2.weight": "layers.{}.norm2.weight",
-    "backbone.layers.{}.mixer.in_proj.weight": "layers.{}.mixer.in_proj.weight",
-    "backbone.layers.{}.mixer.in_proj.bias": "layers.{}.mixer.in_proj.bias",
-    "backbone.layers.{}.mixer.conv1d.weight": "layers.{}.mixer.conv1d.weight",
-    "backbone.layers.{}.mixer.conv1d.bias": "layers.{}.mixer.conv1d.bias",
+    **mamba_ssm.KEYS,
     "backbone.layers.{}.mixer.dt_bias": "layers.{}.mixer.dt_bias",
-    "backbone.layers.{}.mixer.A_log": "layers.{}.mixer.A_log",
-    "backbone.layers.{}.mixer.D": "layers.{}.mixer.D",
     "backbone.layers.{}.mixer.norm.weight": "layers.{}.mixer.norm.weight",
-    "backbone.layers.{}.mixer.out_proj.weight": "layers.{}.mixer.out_proj.weight",
-    "backbone.layers.{}.mixer.out_proj.bias": "layers.{}.mixer.out_proj.bias",
-    "backbone.layers.{}.mlp.fc1.weight": "layers.{}.mlp.fc1.weight",
-    "backbone.layers.{}.mlp.fc2.weight": "layers.{}.mlp.fc2.weight",
-    "backbone.norm_f.weight": "norm_f.weight",
-    "lm_head.weight": "lm_head.weight",
 }
 IGNORED: tuple[str, ...] = ()
 
@@ -91,19 +77,10 @@ def _from_transformers(config: Config) -> d.Description:
         norm_eps=config.get("layer_norm_epsilon", 1e-5),
         dt_limit=_limit(config.get("time_step_limit", (0.0, math.inf))),
     )
-    norm = d.Norm("rms", config.get("layer_norm_epsilon", 1e-5))
-    return d.Description(
-        family="mamba2",
-        d_model=d_model,
-        vocab_size=config.number("vocab_size"),
-        layers=(d.Layer(mixer, norm),) * config.number("num_hidden_layers"),
-        final_norm=norm,
-        tie_embeddings=config.get("tie_word_embeddings", False),
-    )
+    return mamba_ssm.describe_transformers(config, "mamba2", mixer)
 
 
 def _from_mamba_ssm(config: Config) -> d.Description:
-    config.only({"rms_norm": (True,), "attn_layer_idx": ([],), "attn_cfg": ({},)})
     ssm = Config(config.get("ssm_cfg"), f"{config.where}: ssm_cfg")
     ssm.only(
         {
@@ -125,46 +102,22 @@ def _from_mamba_ssm(config: Config) -> d.Description:
         proj_bias=ssm.get("bias", False),
         dt_limit=_limit(ssm.get("dt_limit", (0.0, math.inf))),
     )
-    vocab, multiple = config.number("vocab_size"), config.get("pad_vocab_size_multiple", 8)
-    hidden = config.get("d_intermediate", 0)
-    # mamba_ssm's GatedMLP rounds its width up to a multiple of 128.
-    mlp = d.MLP("swiglu", math.ceil(hidden / 128) * 128, bias=False) if hidden else None
-    return d.Description(
-        family="mamba2",
-        d_model=d_model,
-        vocab_size=math.ceil(vocab / multiple) * multiple,
-        layers=(d.Layer(mixer, d.Norm(), mlp),) * config.number("n_layer"),
-        final_norm=d.Norm(),
-        tie_embeddings=config.get("tie_embeddings", True),
-    )
+    return mamba_ssm.describe(config, "mamba2", mixer)
 
 
 def config(description: d.Description) -> dict[str, Any]:
-    """Give the config.json, in mamba_ssm's layout, that describes a model of even layers."""
-    layer = description.layers[0]
-    mixer = layer.mixer
+    """Give the config.json, in mamba_ssm's layout, that describes a model of equal layers."""
+    mixer = description.layers[0].mixer
     assert isinstance(mixer, d.SSD)
-    return {
-        "d_model": description.d_model,
-        "d_intermediate": layer.mlp.d_hidden if layer.mlp else 0,
-        "n_layer": len(description.layers),
-        "vocab_size": description.vocab_size,
-        "ssm_cfg": {
-            "layer": "Mamba2",
-            "headdim": mixer.head_dim,
-            "d_state": mixer.d_state,
-            "ngroups": mixer.n_groups,
-            "d_conv": mixer.d_conv,
-            "expand": whole(mixer.d_inner / description.d_model),
-        },
-        "attn_layer_idx": [],
-        "attn_cfg": {},
-        "rms_norm": True,
-        "residual_in_fp32": True,
-        "fused_add_norm": True,
-        "pad_vocab_size_multiple": 1,
-        "tie_embeddings": description.tie_embeddings,
+    ssm_cfg = {
+        "layer": "Mamba2",
+        "headdim": mixer.head_dim,
+        "d_state": mixer.d_state,
+        "ngroups": mixer.n_groups,
+        "d_conv": mixer.d_conv,
+        "expand": whole(mixer.d_inner / description.d_model),
     }
+    return mamba_ssm.config_of(description, ssm_cfg)
 
 
 def tiny() -> d.Description:
