@@ -148,7 +148,9 @@ def write(model: str, found: dict[str, Any]) -> None:
     """Write the figures beside this file."""
     RESULTS.mkdir(exist_ok=True)
     device = "cuda" if found["arguments"]["device"].startswith("cuda") else "cpu"
-    path = RESULTS / f"six_tasks_{model}_{device}.json"
+    chunk = found["arguments"]["hf_chunk_size"]
+    setting = "" if chunk in (None, "None") else f"_hf_chunk{chunk}"
+    path = RESULTS / f"six_tasks_{model}_{device}{setting}.json"
     path.write_text(json.dumps(found, indent=1) + "\n")
     print(f"written to {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
 

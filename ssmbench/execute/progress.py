@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _MAX_ROWS = 16
 _LINE_EVERY_S = 60.0
+_MAX_TOLD = 8  # Running attempts in each sign of life: a cluster has hundreds.
 _REFRESH_PER_S = 4
 
 
@@ -110,6 +111,11 @@ def duration(seconds: float) -> str:
     return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60)} min"
 
 
+def _told(step: Step) -> str:
+    """Write a step for a plain line: `perplexity 24/100`."""
+    return f"{step.name} {step.done}/{step.total}" if step.total else step.name
+
+
 class PlainDisplay:
     """One line for each attempt that ended, and a sign of life each minute."""
 
@@ -129,6 +135,9 @@ class PlainDisplay:
         if state.now_s - self._told_s >= _LINE_EVERY_S:
             self._told_s = state.now_s
             console.note(f"  {summary_line(state)}")
+            for running in state.running[:_MAX_TOLD]:
+                if running.step is not None:
+                    console.note(f"    {running.job.cell.label}  {_told(running.step)}")
 
     def attempt_done(self, job: Job, suites: Sequence[Suite], seconds: float) -> None:
         """Print a ✓ line."""
