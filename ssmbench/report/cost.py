@@ -81,7 +81,7 @@ def _sizes(cells: pl.DataFrame, rows: Rows) -> Table:
 def _size_cells(facts: Mapping[str, Any], row: Row) -> list[Shown]:
     def show(part: str, value: float | None, text: Callable[[float], str]) -> Shown:
         if value is None:
-            return missing(row.why_missing("not told by the attempt"))
+            return missing(row.why_missing(_why_null(part, row)))
         return Shown(text(value), {part: value})
 
     flops, dense = facts["flops_per_token"], facts["flops_per_token_dense"]
@@ -96,6 +96,15 @@ def _size_cells(facts: Mapping[str, Any], row: Row) -> list[Shown]:
         show("flops_of_dense", of_dense, lambda v: fixed(v, 3)),
         show("state_bytes", facts["state_bytes"], size),
     ]
+
+
+def _why_null(part: str, row: Row) -> str:
+    """Say why an attempt that ended well left a fact out."""
+    if part == "ratio_achieved" and row.is_dense:
+        return "dense removes nothing"
+    if part == "compression_mixer":
+        return "the model has no SSM mixers"
+    return "not told by the attempt"
 
 
 def _times(tables: Mapping[str, pl.LazyFrame], rows: Rows) -> list[Table]:
