@@ -46,7 +46,7 @@ def fake(module: str, name: str, *bases: type) -> Exception:
         (KeyError("x"), "bug"),
         (RuntimeError("shape mismatch"), "bug"),
         (chained(ValueError("wrapped"), MemoryError()), "host_oom"),
-        (chained(errors.DataError("no wikitext"), ConnectionError()), "user"),
+        (chained(errors.DataError("no wikitext"), ConnectionError()), "hub"),
     ],
 )
 def test_an_error_has_the_class_of_its_nearest_known_cause(error, expected):
@@ -93,3 +93,15 @@ def test_waits_double():
 def test_a_batch_is_halved_down_to_a_floor():
     assert policy.halved(1000) == 500
     assert policy.halved(70) == policy.MIN_BATCH_TOKENS
+
+
+def test_missing_data_is_tried_again_only_where_a_download_failed() -> None:
+    def raised(cause: Exception | None) -> errors.DataError:
+        try:
+            raise errors.DataError("the data set is not there") from cause
+        except errors.DataError as error:
+            return error
+
+    assert policy.classify(raised(ConnectionError("no route"))) == "hub"
+    assert policy.classify(raised(ValueError("not JSON"))) == "user"
+    assert policy.classify(raised(None)) == "user"

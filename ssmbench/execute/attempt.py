@@ -151,6 +151,7 @@ def _work(job: Job, report: Report, done: list[str], failures: list[SuiteFailure
                 facts=facts,
                 seconds=time.monotonic() - started_s,
             )
+            log.info("%s: measured in %.1f s", suite.name, time.monotonic() - started_s)
         except Exception as error:  # noqa: BLE001 - one suite's failure is not the next one's
             kind = policy.classify(error)
             rest = job.suites[index:] if kind in _ENDS_ATTEMPT else (suite,)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from ssmbench.errors import DataError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -111,11 +113,13 @@ _MESSAGES: dict[ErrorClass, str] = {
 
 def classify(error: BaseException) -> ErrorClass:
     """Give the error's class by its type, its ancestors', its text, then its causes'."""
-    for candidate in _chain(error):
-        found = _own_class(candidate)
-        if found is not None:
-            return found
-    return "bug"
+    found = [kind for candidate in _chain(error) if (kind := _own_class(candidate)) is not None]
+    if not found:
+        return "bug"
+    # A data set or model that could not be had because a download failed may be had later.
+    if type(_innermost(error)) is DataError and found[1:2] == ["hub"]:
+        return "hub"
+    return found[0]
 
 
 def message_of(error: BaseException) -> str:
