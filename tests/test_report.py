@@ -197,6 +197,18 @@ def test_a_group_of_tasks_is_shown_and_not_averaged_again(folder):
     assert "The mean leaves out groups: both." in table.notes
 
 
+@pytest.mark.parametrize("with_dense", [True, False])
+def test_a_task_that_nobody_got_right_counts_in_the_mean(folder, with_dense):
+    rows = acc_rows({"ending": [1, 1, 1, 0], "choice": [0, 0, 0, 0]})
+    with Ledger.open(folder) as ledger:
+        finish(folder, ledger, CUT, ZERO, rows, attempt="a")
+        if with_dense:
+            finish(folder, ledger, DENSE, ZERO, rows, attempt="b")
+    table = named(build_all(folder), "quality-zero_shot-acc")
+    assert cell(table, "wanda", "mean").text.startswith("37.5 ±")
+    assert not [note for note in table.notes if "leaves out" in note]
+
+
 def test_a_run_without_results_has_no_tables(folder):
     assert build_all(folder) == []
 

@@ -10,7 +10,6 @@ import polars as pl
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ssmbench.report._scores import Key, Score
 
 _PERPLEXITIES = {"perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte"}
 
@@ -42,9 +41,9 @@ class Panel:
     best: Mapping[str, float]
 
 
-def find_panels(metrics: pl.DataFrame, found: Mapping[Key, Score]) -> list[Panel]:
+def find_panels(metrics: pl.LazyFrame, samples: pl.LazyFrame) -> list[Panel]:
     """Sort a run's metrics into tables, in the order in which they were first measured."""
-    sampled = {key[1:] for key, s in found.items() if s.difference.reason is None or s.stderr}
+    sampled = set(samples.select("suite_id", "task", "metric").unique().collect().rows())
     panels: dict[tuple[str, str, str], list[dict[str, object]]] = {}
     facts = metrics.group_by("suite_id", "suite", "task", "metric", maintain_order=True).agg(
         pl.col("limit").first(),
@@ -54,7 +53,7 @@ def find_panels(metrics: pl.DataFrame, found: Mapping[Key, Score]) -> list[Panel
         pl.col("chance").drop_nulls().first(),
         pl.col("best").drop_nulls().first(),
     )
-    for row in facts.iter_rows(named=True):
+    for row in facts.collect().iter_rows(named=True):
         kind = _kind(row)
         metric = row["metric"] if kind == "fraction" else ""
         panels.setdefault((row["suite_id"], kind, metric), []).append(row)

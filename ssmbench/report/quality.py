@@ -32,7 +32,7 @@ def build(tables: Mapping[str, pl.LazyFrame]) -> list[Table]:
     rows = make_rows(tables["cells"].collect())
     found = scores(tables["metrics"], tables["samples"], rows.frame)
     made = []
-    panels = find_panels(tables["metrics"].collect(), found)
+    panels = find_panels(tables["metrics"], tables["samples"])
     names = [p.suite for p in {p.suite_id: p for p in panels}.values()]
     for panel in panels:
         several = names.count(panel.suite) > 1
@@ -48,7 +48,7 @@ def mean_scores(
     For tables that must not stand without quality.
     """
     found = scores(tables["metrics"], tables["samples"], rows.frame, differences=False)
-    for panel in find_panels(tables["metrics"].collect(), found):
+    for panel in find_panels(tables["metrics"], tables["samples"]):
         if panel.kind == "fraction":
             means = {row.index: _mean(panel, row, found) for row in rows.rows}
             return panel, {i: s for i, s in means.items() if s.value is not None}
