@@ -6,7 +6,7 @@ import math
 import random
 from typing import TYPE_CHECKING, Any
 
-from ssmbench.plan.cells import Cell, FineTune, Model, Step, Suite
+from ssmbench.plan.cells import Calibration, Cell, FineTune, Model, Step, Suite
 from ssmbench.store import attempts
 from ssmbench.store.folder import RunFolder
 from ssmbench.store.ledger import Ledger
@@ -27,11 +27,12 @@ def make_cell(
     dtype: str = "float32",
     params: dict[str, Any] | None = None,
     fine_tune: str = "none",
+    calibration: Calibration | None = None,
 ) -> Cell:
     return Cell(
         model=Model(model, f"zoo:{model}", f"weights-of-{model}", family="mamba"),
         steps=(Step(method, 1, ratio, params or {}),),
-        calibration=None,
+        calibration=calibration,
         fine_tune=FineTune(fine_tune),
         seed=seed,
         dtype=dtype,

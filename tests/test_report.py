@@ -22,6 +22,7 @@ from store_helpers import (
     synthetic_run,
 )
 
+from ssmbench.plan.cells import Calibration
 from ssmbench.report import _format, _render
 from ssmbench.report._build import build_all
 from ssmbench.report._table import Column, Shown, Table
@@ -207,6 +208,17 @@ def test_a_task_that_nobody_got_right_counts_in_the_mean(folder, with_dense):
     table = named(build_all(folder), "quality-zero_shot-acc")
     assert cell(table, "wanda", "mean").text.startswith("37.5 ±")
     assert not [note for note in table.notes if "leaves out" in note]
+
+
+def test_seeds_that_draw_other_calibration_windows_are_one_row(folder):
+    with Ledger.open(folder) as ledger:
+        for base, seed in ((0, 0), (0, 1), (7, 0)):
+            windows = Calibration("c4", 128, 128, seed=base + seed)
+            drawn = make_cell(seed=seed, calibration=windows)
+            finish(folder, ledger, drawn, ZERO, acc_rows({"t": [1, 0]}), attempt=f"{base}{seed}")
+    table = named(build_all(folder), "quality-zero_shot-acc")
+    seeds = [c.header for c in table.columns].index("seeds")
+    assert sorted(row[seeds].text for row in table.rows) == ["1", "2"]
 
 
 def test_a_run_without_results_has_no_tables(folder):

@@ -74,7 +74,8 @@ class Rows:
 def make_rows(cells: pl.DataFrame) -> Rows:
     """Group the cells of a run into rows, models in the order of the grid, dense first."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for cell in cells.iter_rows(named=True):
+    for found in cells.iter_rows(named=True):
+        cell = {**found, "calibration": _shared_calibration(found)}
         groups.setdefault(tuple(cell[name] for name in _SAME), []).append(cell)
     ordered = _ordered(list(groups.values()))
     varied = _varied([group[0] for group in ordered])
@@ -103,6 +104,14 @@ def make_rows(cells: pl.DataFrame) -> Rows:
     schema = {"cell_id": pl.String, "row": pl.Int64, "dense_row": pl.Int64}
     frame = pl.DataFrame(links, schema=schema, orient="row")
     return Rows(_columns(shown), rows, frozenset(starts), frame)
+
+
+def _shared_calibration(cell: Mapping[str, Any]) -> str | None:
+    """Give a cell's calibration as its grid has it: the cell's own seed is added to the grid's."""
+    if not cell["calibration"]:
+        return None
+    calibration = json.loads(cell["calibration"])
+    return json.dumps({**calibration, "seed": calibration["seed"] - cell["seed"]})
 
 
 def _ordered(groups: list[list[dict[str, Any]]]) -> list[list[dict[str, Any]]]:
