@@ -103,6 +103,7 @@ class FakeExecutor:
     on_poll: Callable[[], None] = lambda: None
 
     captures = True
+    dies_with_driver = False
 
     def __post_init__(self) -> None:
         self.jobs: list[Job] = []

@@ -26,6 +26,7 @@ from ssmbench.execute.interrupts import Stop, listening
 from ssmbench.execute.job import Job
 from ssmbench.execute.progress import Running, State
 from ssmbench.execute.scratch import Scratch
+from ssmbench.kernels.memory import keep_freed_memory
 from ssmbench.plan.cells import Calibration, Resources
 
 
@@ -107,6 +108,10 @@ def test_seeding_makes_all_three_generators_start_anew():
 
 
 def test_peak_memory_is_counted_from_the_reset():
+    # An attempt keeps what it frees; the next one's peak must not hide in it.
+    keep_freed_memory()
+    del_me = [bytearray(16 << 20) for _ in range(8)]
+    del del_me
     isolation.reset_peak_memory()
     before = isolation.peak_memory_bytes()
     block = bytearray(64 << 20)

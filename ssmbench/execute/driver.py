@@ -297,7 +297,8 @@ class Driver:
     def _abandon(self) -> None:
         """End what still runs; its cells are still to do."""
         for attempt_id, flight in self._flights.items():
-            self._executor.cancel(attempt_id, force=True)
+            if not self._executor.dies_with_driver:
+                self._executor.cancel(attempt_id, force=True)
             self._queue.append(flight.task)
         self._flights.clear()
 

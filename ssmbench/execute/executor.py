@@ -44,6 +44,10 @@ class Executor(Protocol):
     def captures(self) -> bool:
         """Whether an attempt's process may send all that it prints to its log."""
 
+    @property
+    def dies_with_driver(self) -> bool:
+        """Whether all attempts end by themselves when the driver's process does."""
+
     def check(self, resources: Resources) -> str | None:
         """Say why no machine here can ever give these resources; None if one can."""
 

@@ -27,6 +27,7 @@ class InlineExecutor:
     """
 
     captures = False
+    dies_with_driver = False
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ssmbench.execute.environment import n_threads
-from ssmbench.kernels.memory import keep_freed_memory
+from ssmbench.kernels.memory import keep_freed_memory, release_freed_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -81,7 +81,11 @@ def seed_everything(seed: int) -> None:
 
 
 def reset_peak_memory() -> None:
-    """Let the process's peak memory start from now, where the system can (Linux)."""
+    """Let the process's peak memory start from now, where the system can (Linux).
+
+    What earlier work freed is given back first: it is no need of this attempt.
+    """
+    release_freed_memory()
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 

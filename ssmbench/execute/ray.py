@@ -96,6 +96,11 @@ class RayExecutor:
         self._nodes: list[dict[str, Any]] = []
         self._nodes_s = -math.inf
 
+    @property
+    def dies_with_driver(self) -> bool:
+        """A cluster that was started here ends with this process, however it ends."""
+        return self._owns
+
     def check(self, resources: Resources) -> str | None:
         """Compare with the nodes that are there now."""
         alive = self._alive()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -65,7 +67,14 @@ def run(request: Request, ways: Ways) -> int:
             _record(ledger, prepared, request)
             summary = _drive(tasks, ledger, prepared, request, stop=stop, plain=ways.plain)
             compact(folder)
-        return _sum_up(summary, prepared, request, ledger.history, stopped=stop.level > 0)
+        code = _sum_up(summary, prepared, request, ledger.history, stopped=stop.level > 0)
+    if summary.left_behind:
+        # Leaving a local Ray in order while its attempts run takes seconds, and now and then
+        # its threads end this process with a status of their own. It dies with this process.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def _tasks(entries: Sequence[Entry], history: History, *, retry_failed: bool) -> list[Task]:
@@ -161,6 +170,7 @@ def _drive(
     data = str(request.data.absolute()) if request.data else None
     settings = Settings(data=data, offline=is_offline(prepared, request.data))
     executor = _executor(tasks, prepared, request, settings)
+    summary = Summary()
     try:
         _check(executor, {task.resources for task in tasks})
         display = _display(prepared, plain=plain)
@@ -176,11 +186,14 @@ def _drive(
             if isinstance(executor, InlineExecutor):
                 executor.on_step = driver.tick
             with listening(stop, breaks_in=request.inline):
-                return driver.run()
+                summary = driver.run()
         finally:
             display.close()
+        summary.left_behind = stop.level >= 2 and executor.dies_with_driver
     finally:
-        executor.close()
+        if not summary.left_behind:
+            executor.close()
+    return summary
 
 
 def _executor(

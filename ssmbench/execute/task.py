@@ -54,13 +54,17 @@ class Lost(NamedTuple):
 
 @dataclass
 class Summary:
-    """What a run did: attempts that committed suites, what failed for good, what is left."""
+    """What a run did: attempts that committed suites, what failed for good, what is left.
+
+    `left_behind`: attempts were still running on a Ray that ends with this process.
+    """
 
     n_done: int = 0
     n_retried: int = 0
     lost: list[Lost] = field(default_factory=list)
     n_left: int = 0
     seconds: float = 0.0
+    left_behind: bool = False
 
 
 class Settings(NamedTuple):

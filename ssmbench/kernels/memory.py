@@ -1,4 +1,4 @@
-"""A CPU process that keeps the memory it frees."""
+"""A CPU process that keeps the memory it frees, until told otherwise."""
 
 from __future__ import annotations
 
@@ -18,3 +18,12 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
         libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+def release_freed_memory() -> None:
+    """Give what was kept back to the system, so that the process's size is what it uses.
+
+    It does nothing where the C library is another one.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
