@@ -5,12 +5,13 @@ A test fails when they are stale.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssmbench import plugins
 from ssmbench.grid.catalogue import catalogue
-from ssmbench.grid.schema import Grid, Part
+from ssmbench.grid.schema import Grid, Part, json_schema
 from ssmbench.models import flops
 from ssmbench.store import columns
 
@@ -31,6 +32,7 @@ def pages() -> dict[str, str]:
         "grid-file.md": grid_page(),
         "plugins.md": plugin_page(),
         "results.md": columns.fill_in(results),
+        "grid.schema.json": json.dumps(json_schema(), indent=1) + "\n",
     }
 
 
@@ -41,7 +43,8 @@ def grid_page() -> str:
         "YAML 1.2. Every combination of model, method, ratio and seed is a cell, and every suite "
         "is measured on every cell. The dense model of each model is always a cell too. Paths are "
         "relative to the grid file. All mistakes are reported at once, with line and column; "
-        "`ssmbench validate GRID` looks for them and runs nothing.",
+        "`ssmbench validate GRID` looks for them and runs nothing. Editors can check a grid "
+        "against [grid.schema.json](grid.schema.json).",
         "",
     ]
     for part, title in sections(Grid, "The grid"):

@@ -202,6 +202,7 @@ def _dense(model: Decoder) -> Decoder:
         model.origin.source,
         tokenizer=model.origin.tokenizer,
         revision=model.origin.revision,
+        dtype=str(model.embedding.weight.dtype).removeprefix("torch."),
         device=str(model.device),
         name=model.origin.name,
     )

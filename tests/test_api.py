@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import ssmbench
+from ssmbench import api
 from ssmbench.errors import CommandError, SsmbenchError, UnknownName
 from ssmbench.surgery.projections import zero_fraction
 
@@ -65,6 +66,13 @@ def test_evaluate_gives_frames_and_pruning_shows_in_them(model):
 def test_a_mistake_gives_one_clear_error(model, call, expected):
     with pytest.raises(SsmbenchError, match=expected):
         call(model)
+
+
+def test_the_dense_twin_of_a_timing_has_the_models_type():
+    half = ssmbench.load("zoo-mamba2").bfloat16()
+    assert api._dense(half).embedding.weight.dtype == torch.float32
+    rounded = api._dense(half).layers[0].mixer.in_proj.weight
+    assert torch.equal(rounded, rounded.bfloat16().float())
 
 
 def test_errors_keep_their_kind(model):

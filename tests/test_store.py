@@ -257,6 +257,13 @@ def test_compaction_of_an_older_ledger_is_not_used(folder):
     assert read.tables(folder)["metrics"].collect().height == 2
 
 
+def test_a_compaction_that_knew_fewer_columns_is_not_used(folder, monkeypatch):
+    with monkeypatch.context() as older:
+        older.setitem(columns.TABLES, "attempts", columns.TABLES["attempts"][:-2])
+        before = contents.state_key(folder)
+    assert contents.state_key(folder) != before
+
+
 def test_a_table_opened_before_a_compaction_can_still_be_collected_after_it(folder):
     suite = make_suite()
     with Ledger.open(folder) as ledger:

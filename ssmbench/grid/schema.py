@@ -281,6 +281,6 @@ class GridFile(NamedTuple):
 
 
 def json_schema() -> dict[str, Any]:
-    """Give the grid file's JSON Schema, for editors and for docs/grid-file.md."""
+    """Give the grid file's JSON Schema, for editors: docs/grid.schema.json."""
     schema = Grid.model_json_schema()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

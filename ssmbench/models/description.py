@@ -9,7 +9,6 @@ R dt_rank, as in the papers and mamba_ssm.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
@@ -113,8 +112,3 @@ class Description:
     final_norm: Norm
     tie_embeddings: bool = True
     head_bias: bool = False
-
-    def replace_layer(self, index: int, layer: Layer) -> Description:
-        """Give the same model with one layer of another size."""
-        layers = (*self.layers[:index], layer, *self.layers[index + 1 :])
-        return dataclasses.replace(self, layers=layers)

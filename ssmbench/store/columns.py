@@ -126,6 +126,8 @@ ATTEMPTS = (
     Column("versions", _TEXT, "JSON: versions of Python and the libraries."),
     Column("seeds", _TEXT, "JSON: every seed that was set."),
     Column("suites", _TEXT, "JSON: ids of the suites that it was to run."),
+    Column("peak_memory_bytes", _INT, "The process's largest resident memory, bytes."),
+    Column("peak_gpu_memory_bytes", _INT, "The largest GPU memory allocated, bytes."),
 )
 
 TABLES: dict[str, tuple[Column, ...]] = {

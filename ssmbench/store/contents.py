@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssmbench.errors import StoreError
 from ssmbench.plan.history import Failure, History
-from ssmbench.store.columns import SCHEMA_VERSION
+from ssmbench.store.columns import SCHEMA_VERSION, TABLES, schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -167,5 +167,7 @@ def _outcome_names(files: Iterable[AttemptFile]) -> list[str]:
 
 
 def _key(sizes: list[tuple[str, int]], outcomes: list[str]) -> str:
-    text = json.dumps([SCHEMA_VERSION, sizes, outcomes])
+    # With the columns: a compaction by a version that knew fewer of them is not read as whole.
+    columns = {table: list(schema(table)) for table in TABLES}
+    text = json.dumps([SCHEMA_VERSION, columns, sizes, outcomes])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
