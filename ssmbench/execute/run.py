@@ -55,11 +55,15 @@ def run(request: Request, ways: Ways) -> int:
     folder = RunFolder.create(
         prepared.out, grid_text=prepared.file.text, resolved=prepared.file.resolved
     )
-    with Ledger.open(folder, steal=ways.steal_lock) as ledger:
+    stop = Stop()
+    # To the last line: a Ctrl-C while Ray is being left must break into nothing.
+    with (
+        Ledger.open(folder, steal=ways.steal_lock) as ledger,
+        listening(stop, breaks_in=request.inline),
+    ):
         n_adopted = len(ledger.adopt())
         tasks = _tasks(prepared.entries, ledger.history, retry_failed=ways.retry_failed)
         _greet(prepared, ledger.history, n_adopted=n_adopted)
-        stop = Stop()
         summary = Summary()
         for entry in prepared.entries:
             ledger.cell(entry.cell, _wanted(entry, ledger.history, keep=bool(request.only)))
@@ -185,8 +189,7 @@ def _drive(
             )
             if isinstance(executor, InlineExecutor):
                 executor.on_step = driver.tick
-            with listening(stop, breaks_in=request.inline):
-                summary = driver.run()
+            summary = driver.run()
         finally:
             display.close()
         summary.left_behind = stop.level >= 2 and executor.dies_with_driver
