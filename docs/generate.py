@@ -41,7 +41,9 @@ def grid_page() -> str:
     lines = [NOTE, "# The grid file", ""]
     lines += [
         "YAML 1.2. Every combination of model, method, ratio and seed is a cell, and every suite "
-        "is measured on every cell. The dense model of each model is always a cell too. Paths are "
+        "is measured on every cell. The dense model of each model is always a cell too; a cell "
+        "that several entries mean is one. Seeds multiply only the cells in which something is "
+        "drawn: calibration windows, or a method's own choices. Paths are "
         "relative to the grid file. All mistakes are reported at once, with line and column; "
         "`ssmbench validate GRID` looks for them and runs nothing. Editors can check a grid "
         "against [grid.schema.json](grid.schema.json).",
@@ -53,12 +55,15 @@ def grid_page() -> str:
     return "\n".join(lines)
 
 
-def sections(part: type[Part], title: str) -> Iterator[tuple[type[Part], str]]:
+def sections(
+    part: type[Part], title: str, above: tuple[str, ...] = ()
+) -> Iterator[tuple[type[Part], str]]:
     """Go through the schema's parts, each once, in the order of their first mention."""
     yield part, title
     for name, field in part.model_fields.items():
         for inner in parts_in(field.annotation):
-            yield from sections(inner, f"`{name}`")
+            path = (*above, name)
+            yield from sections(inner, f"`{'.'.join(path)}`", path)
 
 
 def parts_in(annotation: Any) -> Iterator[type[Part]]:
@@ -128,11 +133,26 @@ def about(module: ModuleType) -> list[str]:
     facts = [f"version {module.VERSION}"]
     if hasattr(module, "SOURCE"):
         facts.append(f"source: {module.SOURCE}")
-    if getattr(module, "NEEDS", None):
-        facts.append(f"depends on: {', '.join(sorted(module.NEEDS))}")
+    if hasattr(module, "needs"):
+        facts += [f"depends on: {needs}" for needs in dependencies(module)]
     if hasattr(module, "KIND"):
         facts.append(f"measures {'time' if module.KIND == 'timing' else 'quality'}")
     return ["; ".join(facts) + "."]
+
+
+def dependencies(module: ModuleType) -> Iterator[str]:
+    """Say what a method needs, and whether other parameters change that."""
+    default = module.needs(module.Params())
+    schema = module.Params.model_json_schema()["properties"] if module.Params.model_fields else {}
+    others = (
+        module.needs(module.Params(**{name: choice}))
+        for name, field in schema.items()
+        for choice in field.get("enum", ())
+    )
+    if all(other == default for other in others):
+        yield from [", ".join(sorted(default))] if default else []
+    else:
+        yield f"{', '.join(sorted(default)) or 'nothing'}, unless set otherwise"
 
 
 def parameter_table(params: type[BaseModel]) -> list[str]:
@@ -141,9 +161,15 @@ def parameter_table(params: type[BaseModel]) -> list[str]:
     schema = params.model_json_schema()["properties"]
     for name, field in params.model_fields.items():
         default = "required" if field.is_required() else show(field.get_default())
-        kind = " · ".join(map(str, schema[name].get("enum", ()))) or schema[name].get("type", "")
+        kind = " · ".join(kinds(schema[name]))
         rows.append(f"| `{name}` | {default} | {kind} | {field.description or ''} |")
     return rows
+
+
+def kinds(schema: dict[str, Any]) -> list[str]:
+    """Give a parameter's choices, or its types."""
+    inner = [kind for option in schema.get("anyOf", ()) for kind in kinds(option)]
+    return inner or list(map(str, schema.get("enum", [schema.get("type", "")])))
 
 
 def first_line(documented: Any) -> str:

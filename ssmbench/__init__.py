@@ -5,6 +5,7 @@
     model = ssmbench.load("zoo-mamba-s")                    # logits = model(input_ids)
     pruned = ssmbench.compress(model, "wanda", 0.5)
     scores = ssmbench.evaluate(pruned, ["tinyworld"])       # polars frames
+    ssmbench.save(pruned, "pruned")                         # a folder that load() takes
     tables = ssmbench.results("runs/quickstart")            # polars frames of a whole run
 
 Importing the package imports neither torch nor Ray; the first use of a function does.
@@ -16,10 +17,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ssmbench.api import compress, evaluate, load, results
+    from ssmbench.api import compress, evaluate, load, results, save
 
 __version__ = "0.1.0"
-__all__ = ["compress", "evaluate", "load", "results"]
+__all__ = ["compress", "evaluate", "load", "results", "save"]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,21 +7,21 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from ssmbench import plugins
-from ssmbench.errors import CommandError, MethodError
+from ssmbench.errors import MethodError
+from ssmbench.execute.compress import Windows, chain, checked, tokenizer_of
+from ssmbench.execute.compress import compress as compress_in_place
 from ssmbench.grid.catalogue import catalogue
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from types import ModuleType
 
     import polars as pl
-    from pydantic import BaseModel
-    from transformers import PreTrainedTokenizerBase
 
     from ssmbench.models.decoder import Decoder
+    from ssmbench.models.export import Layout
+
+__all__ = ["compress", "evaluate", "load", "results", "save", "tokenizer_of"]
 
 
 def load(
@@ -57,23 +57,10 @@ def load(
     )
 
 
-def tokenizer_of(model: Decoder) -> PreTrainedTokenizerBase:
-    """Load the tokenizer that belongs to a loaded model.
-
-    Raises:
-        CommandError: the model was not loaded from anywhere.
-    """
-    from ssmbench.models.tokenizer import load_tokenizer
-
-    if model.origin is None or model.origin.tokenizer is None:
-        raise CommandError("the model has no tokenizer: load it with tokenizer=FOLDER.")
-    return load_tokenizer(model.origin.tokenizer, revision=model.origin.revision)
-
-
 def compress(
     model: Decoder,
     method: str,
-    ratio: float = 0.0,
+    ratio: float | None = None,
     *,
     calibration: str | None = None,
     samples: int = 128,
@@ -86,42 +73,45 @@ def compress(
 
     Args:
         model: as `load` gives it.
-        method: its name, such as "wanda".
-        ratio: fraction to remove, in [0, 1).
+        method: its name, such as "wanda", or a chain of several, such as "state+wanda".
+        ratio: fraction to remove, in [0, 1); of each step of a chain that has none of its own.
         calibration: the text that the method may look at: "wikitext", "c4", "tinyworld", or a
             file or folder; "tinyworld" for the zoo and "wikitext" otherwise where None.
         samples: calibration windows.
         length: tokens of each.
         seed: of the windows and of methods that draw at random.
         data: folder of local data sets, as `--data` on the command line.
-        params: the method's parameters.
+        params: the method's parameters; a chain's by step name: `wanda={"ratio": 0.5}`.
 
     Raises:
         CommandError: a ratio or parameter that the method does not take.
         MethodError: the method cannot do its job on this model.
     """
-    from ssmbench.surgery.calibration import windows
-    from ssmbench.surgery.context import MethodContext
-
-    if not 0 <= ratio < 1:
-        raise CommandError(f"ratio: found {ratio}; expected the fraction removed, in [0, 1).")
-    plugin = plugins.load("method", method)
-    checked = _params(plugin, f"method {method}", params)
-    tokens = None
-    if "calibration" in plugin.NEEDS:
-        zoo = model.origin is not None and model.origin.source.startswith("zoo:")
-        tokens = windows(
-            calibration or ("tinyworld" if zoo else "wikitext"),
-            samples=samples,
-            length=length,
-            seed=seed,
-            tokenizer=tokenizer_of(model),
-            folder=Path(data) if data else None,
-        )
+    steps = chain(method, ratio, params)
+    folder = Path(data) if data else None
+    windows = Windows(calibration, samples=samples, length=length, seed=seed, folder=folder)
     compressed = copy.deepcopy(model)
-    context = MethodContext(seed=seed, calibration=tokens)
-    plugin.compress(compressed, ratio=ratio, params=checked, context=context)
+    compress_in_place(compressed, steps, windows)
     return compressed
+
+
+def save(model: Decoder, folder: str | Path, *, layout: Layout = "ssmbench") -> None:
+    """Write a model and its tokenizer to a new folder, which `load` and grids then take.
+
+    Args:
+        model: of any shape; its tensors are written in the dtypes that they have.
+        folder: must be empty or not there yet; it appears whole or not at all.
+        layout: "ssmbench" holds any model. "upstream" is the layout that the family was published
+            in, "transformers" that of transformers' own class; both hold what their config can
+            say (docs/checkpoints.md).
+
+    Raises:
+        CommandError: the folder holds something, or cannot be written.
+        CheckpointError: the layout cannot say this model.
+    """
+    from ssmbench.execute.export import write
+
+    write(model, Path(folder), layout=layout)
 
 
 def evaluate(
@@ -160,7 +150,7 @@ def evaluate(
         given = {"suite": wanted} if isinstance(wanted, str) else dict(wanted)
         name = str(given.pop("suite", ""))
         plugin = plugins.load("suite", name)
-        checked = _params(plugin, f"suite {name}", given)
+        params = checked(plugin, f"suite {name}", given)
         with tempfile.TemporaryDirectory(prefix="ssmbench-") as scratch:
             context = Context(
                 model=model,
@@ -173,7 +163,7 @@ def evaluate(
                 scratch=Path(scratch),
                 report=lambda _step, _done, _total: None,
             )
-            result = plugin.run(context, checked)
+            result = plugin.run(context, params)
         for table, rows in tables.items():
             rows += [{"suite": name, **row} for row in getattr(result, table)]
     return {name: pl.DataFrame(rows, infer_schema_length=None) for name, rows in tables.items()}
@@ -206,21 +196,3 @@ def _dense(model: Decoder) -> Decoder:
         device=str(model.device),
         name=model.origin.name,
     )
-
-
-def _params(plugin: ModuleType, where: str, given: Mapping[str, Any]) -> BaseModel:
-    """Check a plugin's parameters and fill in the others.
-
-    Raises:
-        CommandError: one does not exist or does not fit; the message names them all.
-    """
-    try:
-        params: BaseModel = plugin.Params.model_validate(dict(given))
-    except ValidationError as error:
-        known = ", ".join(plugin.Params.model_fields) or "none"
-        lines = (
-            f"{where}: {'.'.join(map(str, e['loc']))}: found {e['input']!r}; {e['msg'].lower()}"
-            for e in error.errors()
-        )
-        raise CommandError("\n".join([*lines, f"{where} takes: {known}."])) from None
-    return params

@@ -15,6 +15,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 import ssmbench
 from ssmbench import console
+from ssmbench.arguments import pairs, values
 from ssmbench.errors import DONE, INTERRUPTED, USAGE, CommandError, SsmbenchError
 
 if TYPE_CHECKING:
@@ -75,8 +76,8 @@ def run(
         only=only,
         limit=limit,
         data=data,
-        models=_pairs("--model", model),
-        tokenizers=_pairs("--tokenizer", tokenizer),
+        models=pairs("--model", model),
+        tokenizers=pairs("--tokenizer", tokenizer),
         inline=inline,
         address=address,
     )
@@ -117,8 +118,8 @@ def plan(
             only=only,
             limit=limit,
             data=data,
-            models=_pairs("--model", model),
-            tokenizers=_pairs("--tokenizer", tokenizer),
+            models=pairs("--model", model),
+            tokenizers=pairs("--tokenizer", tokenizer),
         )
     )
     return DONE
@@ -136,6 +137,65 @@ def validate(grid: Path, /) -> int:
     prepared = prepare(Request(grid=grid))
     console.result(f"{grid}: {console.count(len(prepared.entries), 'cell')}, no mistakes")
     return DONE
+
+
+@app.command
+def compress(
+    model: str,
+    /,
+    *,
+    method: str,
+    out: Path,
+    ratio: float | None = None,
+    param: tuple[str, ...] = (),
+    layout: Literal["ssmbench", "upstream", "transformers"] = "ssmbench",
+    calibration: str | None = None,
+    samples: int = 128,
+    length: int = 128,
+    seed: int = 0,
+    data: Path | None = None,
+    tokenizer: str | None = None,
+    revision: str | None = None,
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    device: str = "cpu",
+) -> int:
+    """Compress one model as a cell would be, and write it to a folder (docs/checkpoints.md).
+
+    Args:
+        model: a model of the catalogue, a folder or a hub id.
+        method: a method's name, or a chain such as state+wanda.
+        out: the folder to write; new or empty.
+        ratio: the fraction removed, in [0, 1); of every step of a chain without its own.
+        param: NAME=VALUE, a parameter of the method; STEP.NAME=VALUE in a chain; repeatable.
+        layout: ssmbench (the default) holds any model; the others what their config can say.
+        calibration: wikitext, c4, tinyworld, or a file or folder, for methods that look at text.
+        samples: calibration windows (128).
+        length: tokens of each (128).
+        seed: of the windows and of methods that draw at random (0).
+        data: folder of local data (docs/local-data.md).
+        tokenizer: folder or hub id, where it is not with the model.
+        revision: of the hub.
+        dtype: of the weights as they are written, and as they are computed with on a GPU.
+        device: cpu, cuda or cuda:N.
+    """
+    from ssmbench.execute.compress import Windows
+    from ssmbench.execute.compress_one import Request, compress_one
+
+    windows = Windows(calibration, samples=samples, length=length, seed=seed, folder=data)
+    request = Request(
+        model=model,
+        method=method,
+        out=out,
+        ratio=ratio,
+        params=values("--param", param),
+        layout=layout,
+        windows=windows,
+        tokenizer=tokenizer,
+        revision=revision,
+        dtype=dtype,
+        device=device,
+    )
+    return compress_one(request)
 
 
 @app.command
@@ -265,17 +325,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _one_line(error: CycloptsError) -> str:
     text = " ".join(str(error).split())
     return text if text.endswith((".", "?")) else f"{text}."
-
-
-def _pairs(flag: str, values: Sequence[str]) -> dict[str, str]:
-    """Read NAME=PATH values."""
-    pairs = {}
-    for value in values:
-        name, sign, path = value.partition("=")
-        if not (name and sign and path):
-            raise CommandError(f"{flag} {value}: expected NAME=PATH.")
-        pairs[name] = path
-    return pairs
 
 
 def _list_plugins(kind: str) -> None:

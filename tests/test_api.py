@@ -11,7 +11,7 @@ import torch
 
 import ssmbench
 from ssmbench import api
-from ssmbench.errors import CommandError, SsmbenchError, UnknownName
+from ssmbench.errors import CheckpointError, CommandError, SsmbenchError, UnknownName
 from ssmbench.surgery.projections import zero_fraction
 
 
@@ -37,6 +37,43 @@ def test_compress_leaves_the_given_model_alone(model):
     assert zero_fraction(model, "both") == 0
 
 
+def test_a_chain_is_its_steps_one_after_another(model):
+    once = ssmbench.compress(model, "state", 0.5, score="magnitude")
+    twice = ssmbench.compress(once, "magnitude", 0.25)
+    chained = ssmbench.compress(
+        model, "state+magnitude", 0.25, state={"ratio": 0.5, "score": "magnitude"}
+    )
+    assert chained.description == twice.description
+    assert chained.description.layers[0].mixer.d_state < model.description.layers[0].mixer.d_state
+    expected = twice.state_dict()
+    assert all(torch.equal(t, expected[name]) for name, t in chained.state_dict().items())
+
+
+def test_nothing_removed_is_the_model_itself(model):
+    same = ssmbench.compress(model, "state+magnitude", 0)
+    assert all(torch.equal(t, model.state_dict()[n]) for n, t in same.state_dict().items())
+
+
+def test_a_saved_model_is_loaded_again_and_measured(model, tmp_path):
+    pruned = ssmbench.compress(model, "state", 0.5, score="magnitude")
+    ssmbench.save(pruned, tmp_path / "pruned")
+    again = ssmbench.load(str(tmp_path / "pruned"))
+    ids = torch.arange(30)[None]
+    assert torch.equal(again(ids), pruned(ids))
+    windows = [{"suite": "perplexity", "data": "tinyworld", "length": 64}]
+    found, expected = (ssmbench.evaluate(m, windows, limit=2)["metrics"] for m in (again, pruned))
+    assert found.equals(expected)
+    with pytest.raises(CommandError, match="not empty; expected a new folder"):
+        ssmbench.save(pruned, tmp_path / "pruned")
+
+
+def test_what_a_layout_cannot_say_leaves_no_folder(model, tmp_path):
+    pruned = ssmbench.compress(model, "head_dim", 0.9, score="magnitude")
+    with pytest.raises(CheckpointError, match=r"found mixers of 7 channels.*--layout ssmbench"):
+        ssmbench.save(pruned, tmp_path / "odd", layout="transformers")
+    assert not any(tmp_path.iterdir())
+
+
 def test_functions_stay_functions_after_their_modules_are_imported(model):
     for _ in range(2):
         windows = [{"suite": "perplexity", "data": "tinyworld", "length": 64}]
@@ -57,8 +94,19 @@ def test_evaluate_gives_frames_and_pruning_shows_in_them(model):
     [
         (lambda m: ssmbench.compress(m, "wandaa", 0.5), "Did you mean 'wanda'"),
         (lambda m: ssmbench.compress(m, "wanda", 1.0), "ratio: found 1.0"),
+        (lambda m: ssmbench.compress(m, "wanda", True), "ratio: found True"),
+        (lambda m: ssmbench.compress(m, "wanda"), "ratio: found none for 'wanda'"),
+        (lambda m: ssmbench.compress(m, "dense", 0.5), "found 0.5 for 'dense'"),
+        (lambda m: ssmbench.compress(m, "dense+wanda", 0.5), "'dense' removes nothing"),
+        (lambda m: ssmbench.compress(m, "wanda+wanda", 0.5), "found 'wanda' twice"),
+        (lambda m: ssmbench.compress(m, "state+wanda", 0.5, sequential=True), "names of its steps"),
+        (
+            lambda m: ssmbench.compress(m, "state+wanda", 0.5, wanda={"ratio": 0.2}),
+            "'wanda', sets a ratio of its own",
+        ),
+        (lambda m: ssmbench.compress(m, "random", 0.5, unit="state", layers="all"), "^method rand"),
         (lambda m: ssmbench.compress(m, "magnitude", 0.5, per="x"), "found 'x'"),
-        (lambda m: ssmbench.compress(m, "magnitude", 0.5, pear=1), "takes: targets, per"),
+        (lambda m: ssmbench.compress(m, "magnitude", 0.5, pear=1), "takes: targets, layers, per"),
         (lambda m: ssmbench.evaluate(m, ["tinyword"]), "Did you mean 'tinyworld'"),
         (lambda m: ssmbench.evaluate(m, [{"suite": "latency", "x": 1}]), "suite latency: x"),
     ],

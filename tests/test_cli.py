@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from execute_helpers import make_model
+from safetensors.torch import load_file
 
+import ssmbench as package
+from ssmbench.arguments import values
 from ssmbench.cli import main
+from ssmbench.errors import CommandError
 from ssmbench.execute.prepare import Request
 
 GRID = """
@@ -19,6 +26,10 @@ methods: [{{method: random, ratio: [0.3, 0.5]}}]
 suites: [{{suite: perplexity, data: tinyworld, length: 64}}]
 resources: {{num_cpus: {cpus}}}
 """
+
+
+RANDOM = ["compress", "zoo-mamba-s", "--method", "random", "--out", "o"]
+WANDA = ["compress", "zoo-mamba-s", "--method", "wanda", "--ratio", "0.5", "--out", "o"]
 
 
 @pytest.fixture(scope="session")
@@ -126,6 +137,22 @@ def test_a_wrong_grid_lists_its_mistakes_and_runs_nothing(ssmbench, grid, place)
         (["report", "nowhere"], "nowhere"),
         (["sql", "nowhere", "select 1"], "nowhere"),
         (["sql", "nowhere", "select 1", "--format", "xml"], "xml"),
+        (["compress", "zoo-mamba-s", "--method", "dense"], "--out"),
+        (["compress", "zoo-mamba", "--method", "dense", "--out", "o"], "Did you mean 'zoo-mamba2'"),
+        (
+            ["compress", "no/such/model", "--method", "dense", "--out", "o"],
+            "no/such/model: found no",
+        ),
+        (["compress", "zoo-mamba-s", "--method", "wnda", "--out", "o"], "Did you mean 'wanda'"),
+        (["compress", "zoo-mamba-s", "--method", "wanda", "--out", "o"], "ratio: found none"),
+        ([*RANDOM, "--ratio", "1"], "ratio: found 1.0"),
+        ([*RANDOM, "--ratio", "0.5", "--param", "unit"], "--param unit: expected NAME=VALUE"),
+        ([*RANDOM, "--ratio", "0.5", "--calibration", "c4"], "looks at no text"),
+        ([*RANDOM, "--ratio", "0.5", "--samples", "0"], "--samples 0: expected 1 or more"),
+        ([*RANDOM, "--ratio", "0.5", "--data", "nowhere"], "--data nowhere"),
+        ([*RANDOM, "--ratio", "0.5", "--device", "tpu"], "--device tpu: expected cpu"),
+        ([*WANDA, "--calibration", "wikitex"], "Did you mean 'wikitext'"),
+        ([*RANDOM, "--ratio", "0.5", "--layout", "onnx"], "onnx"),
     ],
 )
 def test_a_wrong_command_is_one_clear_line_and_exit_code_2(ssmbench, grid, arguments, words):
@@ -136,8 +163,10 @@ def test_a_wrong_command_is_one_clear_line_and_exit_code_2(ssmbench, grid, argum
     assert code == 2
     assert out == ""
     assert words in err
-    assert len(err.strip().splitlines()) == 1
+    told = [line for line in err.strip().splitlines() if not line.startswith("load ")]
+    assert len(told) == 1
     assert "Traceback" not in err
+    assert not Path("o").exists()
 
 
 def test_a_grid_that_is_not_there_is_named(ssmbench, place):
@@ -235,6 +264,191 @@ def test_report_prints_or_writes(ssmbench, grid, place):
     assert ssmbench("report", "runs/g", "--format", "md", "--out", "no/such/r.md")[0] == 2
 
 
+def files(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+MODEL_FILES = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+
+
+def test_compress_writes_a_model_that_says_how_it_was_made(ssmbench, place):
+    arguments = ("zoo-mamba2", "--method", "state", "--ratio", "0.5", "--param", "score=magnitude")
+    code, out, err = ssmbench("compress", *arguments, "--out", "new/pruned")
+    assert code == 0
+    assert err.splitlines() == ["load zoo-mamba2", "compress: state 0/1", "write"]
+    assert files(place / "new" / "pruned") == {*MODEL_FILES, "ssmbench.json"}
+    record = json.loads((place / "new/pruned/ssmbench.json").read_text())
+    model = package.load("new/pruned")
+    n_parameters = sum(p.numel() for p in model.parameters())
+    assert record["params_model"] == n_parameters < record["params_model_dense"]
+    assert record["source"] == "zoo:mamba2"
+    assert record["steps"] == [
+        {"name": "state", "version": 1, "ratio": 0.5, "params": {"score": "magnitude"}}
+    ]
+    assert record["ratio_achieved"] == 0.5
+    assert record["calibration"] is None
+    assert f"{n_parameters:,}" in out
+    assert f"Comp. {100 * record['compression_mixer']:.2f} %" in out
+    assert "removed 0.5000 (asked: state 0.5)" in out
+
+    expected = package.compress(package.load("zoo-mamba2"), "state", 0.5, score="magnitude")
+    assert model.description == expected.description
+    ids = torch.arange(30)[None]
+    assert torch.equal(model(ids), expected(ids))
+
+
+def test_a_compressed_folder_scores_what_its_cell_scores(ssmbench, place, model_folder):
+    """The command and a cell compress alike, and a grid takes what the command wrote."""
+    grid = """
+models: [{name: tiny, path: MODEL}]
+methods: [METHOD]
+suites: [{suite: perplexity, data: tinyworld, length: 64}]
+calibration: {data: tinyworld, samples: 4, length: 32}
+seeds: [3]
+"""
+    wanda = "{method: state+wanda, ratio: 0.5, state: {ratio: 0.25}}"
+    cell = grid.replace("MODEL", str(model_folder)).replace("METHOD", wanda)
+    (place / "cell.yaml").write_text(cell)
+    (place / "folder.yaml").write_text(grid.replace("METHOD", "dense"))
+    assert ssmbench("run", "cell.yaml", "--inline", "--limit", "2")[0] == 0
+    windows = ("--calibration", "tinyworld", "--samples", "4", "--length", "32", "--seed", "3")
+    chain = ("--method", "state+wanda", "--ratio", "0.5", "--param", "state.ratio=0.25")
+    assert ssmbench("compress", str(model_folder), *chain, *windows, "--out", "o")[0] == 0
+    assert json.loads(Path("o/ssmbench.json").read_text())["calibration"]["samples"] == 4
+    moved = ("--model", "tiny=o")
+    code, out, _ = ssmbench("plan", "folder.yaml", *moved)
+    assert (code, "1 cell" in out) == (0, True)
+    assert ssmbench("run", "folder.yaml", *moved, "--inline", "--limit", "2")[0] == 0
+    query = "select value from metrics join cells using (cell_id) where "
+    query += "metric = 'perplexity' and method = '{}'"
+    scored = ssmbench("sql", "runs/cell", query.format("state+wanda"), "--format", "csv")[1]
+    again = ssmbench("sql", "runs/folder", query.format("dense"), "--format", "csv")[1]
+    assert scored == again
+    assert len(scored.splitlines()) == 2
+
+
+def test_compress_converts_between_layouts_and_dtypes(ssmbench, place):
+    dense = ("--method", "dense")
+    upstream = ("--layout", "transformers", "--dtype", "bfloat16", "--out", "t")
+    assert ssmbench("compress", "zoo-mamba2", *dense, *upstream)[0] == 0
+    config = json.loads((place / "t" / "config.json").read_text())
+    assert config["model_type"] == "mamba2"
+    weights = load_file(place / "t" / "model.safetensors").values()
+    assert {w.dtype for w in weights} == {torch.bfloat16}
+    assert ssmbench("compress", "t", *dense, "--layout", "upstream", "--out", "u")[0] == 0
+    ids = torch.arange(30)[None]
+    assert torch.equal(package.load("u")(ids), package.load("zoo-mamba2", dtype="bfloat16")(ids))
+
+
+def test_a_method_that_cannot_is_exit_code_1_and_writes_nothing(ssmbench, place):
+    arguments = ("zoo-mamba2", "--method", "merge", "--ratio", "0.3", "--out", "o")
+    code, out, err = ssmbench("compress", *arguments)
+    assert (code, out) == (1, "")
+    assert "ratio 0.3: found 1 / (1 - ratio)" in err
+    assert not any(place.iterdir())
+
+
+def test_what_is_there_is_not_written_over(ssmbench, place):
+    (place / "o").mkdir()
+    assert ssmbench(*RANDOM, "--ratio", "0.5")[0] == 0
+    before = (place / "o" / "model.safetensors").read_bytes()
+    code, _, err = ssmbench(*RANDOM, "--ratio", "0.6")
+    assert code == 2
+    assert err == "o: found a folder that is not empty; expected a new folder.\n"
+    assert (place / "o" / "model.safetensors").read_bytes() == before
+    (place / "file").touch()
+    assert ssmbench(*RANDOM[:-1], "file", "--ratio", "0.5")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("problem", "code", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "o: cannot be written (No space"),
+        (KeyboardInterrupt(), 130, "interrupted; nothing was written"),
+    ],
+)
+def test_a_folder_that_cannot_be_finished_is_not_begun(
+    ssmbench, place, monkeypatch, problem, code, words
+):
+    def fail(self, target):
+        raise problem
+
+    # Its weights are written by then.
+    monkeypatch.setattr("shutil.copyfile", fail)
+    found, out, err = ssmbench(*RANDOM, "--ratio", "0.5")
+    assert (found, out) == (code, "")
+    assert words in err
+    assert not any(place.iterdir())
+
+
+def test_a_folder_that_appears_meanwhile_is_left(ssmbench, place, monkeypatch):
+    from ssmbench.execute import export
+
+    def write_tokenizer(model, folder, data):
+        (place / "o").mkdir()
+        (place / "o" / "theirs").touch()
+
+    monkeypatch.setattr(export, "_write_tokenizer", write_tokenizer)
+    code, _, err = ssmbench(*RANDOM, "--ratio", "0.5")
+    assert code == 2
+    assert "o: appeared while the model was compressed" in err
+    assert files(place / "o") == {"theirs"}
+    assert files(place) == {"o"}
+
+
+def test_a_model_without_a_tokenizer_is_written_and_said_to_be(ssmbench, place, model_folder):
+    bare = place / "bare"
+    shutil.copytree(model_folder, bare, ignore=shutil.ignore_patterns("tokenizer*"))
+    code, _, err = ssmbench("compress", "bare", "--method", "dense", "--out", "o")
+    assert code == 0
+    assert f"! o has no tokenizer: {bare} has none" in err
+    assert files(place / "o") == {"config.json", "model.safetensors", "ssmbench.json"}
+    dense = ("--method", "dense", "--tokenizer", str(model_folder), "--out", "p")
+    assert ssmbench("compress", "bare", *dense)[0] == 0
+    assert files(place / "p") == {*MODEL_FILES, "ssmbench.json"}
+
+
+def test_a_tokenizer_of_the_hub_is_taken_from_local_data_or_saved(
+    ssmbench, place, model_folder, monkeypatch
+):
+    from ssmbench.execute import export
+    from ssmbench.models.tokenizer import load_tokenizer
+
+    bare = place / "bare"
+    shutil.copytree(model_folder, bare, ignore=shutil.ignore_patterns("tokenizer*"))
+    dense = ("compress", "bare", "--method", "dense", "--tokenizer", "owner/words")
+    shutil.copytree(model_folder, place / "data" / "tokenizers" / "words")
+    assert ssmbench(*dense, "--data", "data", "--out", "local")[0] == 0
+    assert files(place / "local") == {*MODEL_FILES, "ssmbench.json"}
+
+    code, _, err = ssmbench(*dense, "--out", "none")
+    assert code == 0
+    assert "! none has no tokenizer: tokenizer owner/words: cannot be loaded" in err
+
+    own = load_tokenizer(str(model_folder))
+    monkeypatch.setattr(export, "tokenizer_of", lambda model: own)
+    assert ssmbench(*dense, "--out", "saved")[0] == 0
+    text = "one two three"
+    assert load_tokenizer(str(place / "saved"))(text) == own(text)
+
+
+def test_parameters_are_json_or_text():
+    given = ["a=1", "b=x", "c=[1, 2]", "d=true", 'e="1"', "f=null", "g=a=b", "s.t=0.5", "s.u=v"]
+    assert values("--param", given) == {
+        "a": 1,
+        "b": "x",
+        "c": [1, 2],
+        "d": True,
+        "e": "1",
+        "f": None,
+        "g": "a=b",
+        "s": {"t": 0.5, "u": "v"},
+    }
+    for wrong in (["a"], ["=1"], ["a=1", "a=2"], ["s=1", "s.t=2"], ["s.=1"]):
+        with pytest.raises(CommandError, match="--param"):
+            values("--param", wrong)
+
+
 def test_a_second_driver_is_refused_with_the_name_of_the_first(ssmbench, grid):
     from ssmbench.store.folder import RunFolder
     from ssmbench.store.ledger import Ledger
@@ -297,6 +511,4 @@ def test_what_exists_can_be_listed(ssmbench, command):
 
 
 def test_the_version_is_the_packages(ssmbench):
-    import ssmbench as package
-
     assert ssmbench("version")[1] == f"ssmbench {package.__version__}\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -142,3 +143,21 @@ def test_an_attempt_without_a_log_still_ends_as_a_value(job):
     outcome = attempt.run_attempt(job, lambda *_: None)
     assert outcome["status"] == "failed"
     assert outcome["done"] == []
+
+
+def test_what_was_there_before_is_no_garbage_of_the_attempts_and_is_searched_again_after(
+    job, monkeypatch
+):
+    from ssmbench.suites import perplexity
+
+    frozen = []
+    whole = perplexity.run
+
+    def count(context, params):
+        frozen.append(gc.get_freeze_count())
+        return whole(context, params)
+
+    monkeypatch.setattr(perplexity, "run", count)
+    attempt.run_attempt(job, lambda *_: None)
+    assert frozen[0] > 10_000
+    assert gc.get_freeze_count() == 0

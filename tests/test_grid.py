@@ -10,10 +10,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
+from ssmbench import plugins
 from ssmbench.errors import USAGE, CommandError, GridError
-from ssmbench.grid.check import TEXTS
+from ssmbench.grid import check
+from ssmbench.grid.catalogue import Known, catalogue
+from ssmbench.grid.check_texts import TEXTS
 from ssmbench.grid.read import read_grid
-from ssmbench.grid.schema import Grid, json_schema
+from ssmbench.grid.schema import METHOD_KEYS, Grid, json_schema
 
 GOOD = """\
 models: [mamba2-130m]
@@ -175,8 +178,6 @@ def test_a_wrong_value_is_told_with_what_was_found_and_expected(grid, line, expe
         ("{path: tiny, family: mamba}", "found a model of the family mamba2; expected mamba"),
         ("{path: tiny, family: mambo}", "no family is called 'mambo'. Did you mean 'mamba'?"),
         ("{path: tiny, tokenizer: ./gone}", "models[1].tokenizer: there is no folder './gone'"),
-        ("phi-mamba-1.5b", "is of the family phi_mamba, which this version of ssmbench cannot run"),
-        ("hlm-3b", "is of the family hybrid_llama, which this version of ssmbench cannot run"),
         ("{name: mamba-130m, family: mamba2}", "'mamba-130m' is of the family mamba"),
         ("mamba2-130m", "the same model is listed a second time (first on line 1)"),
         ("{path: empty}", "found no config.json"),
@@ -187,6 +188,13 @@ def test_a_model_that_cannot_be_meant_is_refused(grid, folder, entry, expected):
     found = problems(grid(GOOD.replace("[mamba2-130m]", f"[mamba2-130m, {entry}]")))
     assert len(found) == 1
     assert expected in found[0]
+
+
+def test_a_known_model_of_a_family_that_is_not_there_is_refused(grid, monkeypatch):
+    other = Known("far", "a/far", "rwkv")
+    monkeypatch.setattr(check, "catalogue", lambda: {**catalogue(), "far": other})
+    (found,) = problems(grid(GOOD.replace("mamba2-130m", "far")))
+    assert "'far' is of the family rwkv, which this version of ssmbench cannot run yet" in found
 
 
 @pytest.mark.parametrize(
@@ -215,6 +223,40 @@ def test_a_model_that_cannot_be_meant_is_refused(grid, folder, entry, expected):
             "{method: random+wanda, ratio: .5, wanda: {targets: x}}",
             "methods[1].wanda.targets: found 'x' (text); expected one of these",
         ),
+        (
+            "{method: wanda, ratio: .5, models: [mamba2-13m]}",
+            "methods[1].models[0]: no model of the grid is called 'mamba2-13m'. "
+            "Did you mean 'mamba2-130m'? Known: mamba2-130m.",
+        ),
+        (
+            "{method: wanda, ratio: .5, models: 'zoo-*'}",
+            "methods[1].models: no model of the grid matches 'zoo-*'. Known: mamba2-130m.",
+        ),
+        ("{method: wanda, ratio: .5, models: []}", "models: found an empty list; expected at lea"),
+        ("{method: wanda, ratio: .5, models: 3}", "models: found 3 (a number); expected text"),
+        ("{method: wanda, ratio: .5, models: ['*', '*']}", "the same model is listed a second"),
+        ("{method: dense, models: ['*']}", "the dense model of every model is always measured"),
+        (
+            "{method: wanda, ratio: .5, calibration: {sample: 3}}",
+            "methods[1].calibration: the key 'sample' is unknown. Did you mean 'samples'?",
+        ),
+        (
+            "{method: wanda, ratio: .5, calibration: {samples: 0}}",
+            "methods[1].calibration.samples: found 0 (a number); expected at least 1",
+        ),
+        (
+            "{method: wanda, ratio: .5, calibration: {data: wikitxt}}",
+            "methods[1].calibration.data: there is no text called 'wikitxt'",
+        ),
+        (
+            "{method: magnitude, ratio: .5, calibration: {samples: 3}}",
+            "methods[1].calibration: 'magnitude' with these parameters looks at no text",
+        ),
+        (
+            "{method: random+magnitude, ratio: .5, calibration: {samples: 3}}",
+            "'random+magnitude' with these parameters looks at no text; expected no calibration",
+        ),
+        ("{method: dense, calibration: {samples: 3}}", "'dense' with these parameters looks at no"),
     ],
 )
 def test_a_method_that_cannot_be_meant_is_refused(grid, entry, expected):
@@ -245,8 +287,31 @@ def test_a_suite_that_cannot_be_meant_is_refused(grid, entry, expected):
 def test_a_files_own_data_is_found_beside_the_grid(grid, tmp_path):
     (tmp_path / "book.txt").write_text("once upon a time")
     text = GOOD.replace("zero_shot", "{suite: perplexity, data: book.txt}")
-    file = read_grid(grid(text + "calibration: {data: book.txt}\n"))
+    file = read_grid(grid(text))
     assert file.grid.suites[0].params_from(file.folder)["data"] == str(tmp_path / "book.txt")
+    assert read_grid(grid(GOOD + "calibration: {data: book.txt}\n")).grid.calibration.samples
+
+
+@pytest.mark.parametrize("data", ["book.txt", "./sub/../book.txt", "copy.txt", "texts"])
+def test_a_text_that_a_suite_scores_is_no_calibration(grid, tmp_path, data):
+    (tmp_path / "book.txt").write_text("once upon a time")
+    (tmp_path / "copy.txt").write_text("once upon a time")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "texts" / "inner").mkdir(parents=True)
+    (tmp_path / "texts" / "inner" / "a.txt").write_text("once upon a time")
+    text = GOOD.replace("zero_shot", "zero_shot, {suite: perplexity, data: book.txt}")
+    (found,) = problems(grid(f"{text}calibration: {{data: {data}}}\n"))
+    scored = f"the suite perplexity scores {tmp_path / 'book.txt'}; expected a text that no suite"
+    assert found.startswith(f"4:21: calibration.data: {scored}")
+    method = f"{{method: wanda, ratio: 0.5, calibration: {{data: {data}}}}}"
+    (found,) = problems(grid(text.replace("dense", method)))
+    assert "methods[0].calibration.data: the suite perplexity scores" in found
+
+
+def test_known_texts_are_scored_and_calibrated_on_in_different_splits(grid):
+    for data in ("wikitext", "tinyworld"):
+        text = GOOD.replace("zero_shot", f"{{suite: perplexity, data: {data}}}")
+        read_grid(grid(f"{text}calibration: {{data: {data}}}\n"))
 
 
 def test_a_missing_calibration_text_names_the_known_ones(grid):
@@ -379,6 +444,7 @@ WHOLE = {
         "dense",
         {"method": "wanda", "ratio": [0.5], "targets": "both"},
         {"method": "random+wanda", "ratio": 0.5, "random": {"ratio": 0.1}},
+        {"method": "state", "ratio": 0.5, "models": ["*2-*"], "calibration": {"samples": 3}},
     ],
     "fine_tune": ["none"],
     "suites": ["zero_shot", {"suite": "latency", "prefill": [[1, 2]]}],
@@ -431,3 +497,8 @@ def test_every_key_of_a_grid_is_in_its_json_schema():
     schema = json_schema()
     assert set(schema["properties"]) == set(Grid.model_fields)
     assert "params" not in json.dumps(schema)
+
+
+@pytest.mark.parametrize("name", plugins.names("method"))
+def test_no_method_has_a_parameter_that_a_grid_takes_for_its_own(name):
+    assert not set(METHOD_KEYS) & set(plugins.load("method", name).Params.model_fields)

@@ -24,7 +24,7 @@ RECORDS = [
 IDENTITY = {
     "Model": {"fingerprint", "tokenizer_fingerprint"},
     "Step": {"name", "version", "ratio", "params"},
-    "Calibration": {"data", "samples", "length", "seed", "version"},
+    "Calibration": {"data", "samples", "length", "seed", "version", "split"},
     "FineTune": {"kind", "params"},
     "Cell": {"model", "steps", "calibration", "fine_tune", "seed", "dtype"},
     "Suite": {"name", "version", "params", "provides", "limit", "device"},
@@ -94,6 +94,7 @@ OTHER = {
     "params": {"other": 1},
     "calibration": None,
     "data": "c4",
+    "split": "validation",
     "samples": 3,
     "length": 3,
     "seed": 3,
@@ -166,6 +167,7 @@ texts = st.builds(
     seed=st.integers(0),
     version=st.none() | st.integers(),
     path=st.none() | st.text(),
+    split=st.none() | st.text(),
 )
 some_cells = st.builds(
     Cell,

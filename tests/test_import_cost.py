@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 HEAVY = ("torch", "ray", "polars", "transformers", "lm_eval", "pydantic", "ruamel", "numpy")
+
+GRIDS = sorted((Path(__file__).parents[1] / "grids").glob("*.yaml"))
 
 
 def imported(code: str) -> set[str]:
@@ -37,11 +40,15 @@ except SystemExit:
     assert imported(code) == set()
 
 
-def test_planning_loads_neither_torch_nor_ray(tmp_path):
-    grid = tmp_path / "grid.yaml"
-    grid.write_text("models: [mamba2-130m]\nmethods: [dense]\nsuites: [zero_shot]\n")
+@pytest.mark.parametrize("grid", GRIDS, ids=lambda path: path.stem)
+def test_planning_loads_neither_torch_nor_ray_and_asks_no_network(grid, tmp_path):
     code = f"""
+import socket
+def refuse(*_):
+    raise AssertionError("asked the network")
+socket.socket.connect = refuse
 from ssmbench.cli import main
+assert main(["validate", {str(grid)!r}]) == 0
 assert main(["plan", {str(grid)!r}, "--out", {str(tmp_path / "run")!r}]) == 0
 """
     assert imported(code) <= {"polars", "pydantic", "ruamel", "numpy"}

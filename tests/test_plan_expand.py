@@ -9,7 +9,7 @@ import pytest
 from ssmbench.errors import CommandError
 from ssmbench.grid.filters import parse_filter
 from ssmbench.grid.read import read_grid
-from ssmbench.plan.cells import Resources
+from ssmbench.plan.cells import Calibration, Resources, identity_of
 from ssmbench.plan.expand import expand
 from ssmbench.plan.resolve import resolve_text
 from ssmbench.plan.select import select
@@ -122,8 +122,9 @@ def test_a_chain_sweeps_the_steps_that_set_no_ratio_of_their_own(plan):
         "random": {"ratio": 0.1, "targets": "in_proj"},
     }
     entries = plan(methods=[chain])
-    assert labels(entries) == ["dense", "random 0.1 + magnitude 0.3", "random 0.1 + magnitude 0.5"]
-    assert entries[1].cell.steps[0].params == {"targets": "in_proj"}
+    first = "random 0.1 (targets=in_proj)"
+    assert labels(entries) == ["dense", f"{first} + magnitude 0.3", f"{first} + magnitude 0.5"]
+    assert entries[1].cell.steps[0].params["targets"] == "in_proj"
     assert entries[1].cell.method == "random+magnitude"
 
 
@@ -202,7 +203,81 @@ def test_a_folder_of_text_is_known_by_its_files(tmp_path):
 def test_a_generated_text_has_a_version(tmp_path):
     from ssmbench.zoo import tinyworld
 
-    assert resolve_text("tinyworld", tmp_path) == ("tinyworld", tinyworld.VERSION, None)
+    assert resolve_text("tinyworld", tmp_path).version == tinyworld.VERSION
+    assert resolve_text("wikitext", tmp_path).version is None
+
+
+@pytest.mark.parametrize(
+    ("data", "split"), [("wikitext", "train"), ("c4", "train"), ("tinyworld", "calibration")]
+)
+def test_a_known_text_says_which_split_is_read(plan, data, split):
+    methods = [{"method": "wanda", "ratio": 0.5}]
+    (_, pruned) = plan(methods=methods, calibration={"data": data})
+    assert pruned.cell.calibration.split == split
+    assert identity_of(pruned.cell)["calibration"]["split"] == split
+
+
+def test_a_method_is_planned_only_for_the_models_that_it_names(plan):
+    methods = [
+        {"method": "magnitude", "ratio": 0.5, "models": ["mamba2-*", "mamba-130m"]},
+        {"method": "random", "ratio": 0.5, "models": "mamba-130m"},
+    ]
+    entries = plan(models=["mamba-130m", "mamba-370m", "mamba2-130m"], methods=methods)
+    found = [(e.cell.model.name, e.cell.method) for e in entries]
+    assert found == [
+        ("mamba-130m", "dense"),
+        ("mamba-130m", "magnitude"),
+        ("mamba-130m", "random"),
+        ("mamba-370m", "dense"),
+        ("mamba2-130m", "dense"),
+        ("mamba2-130m", "magnitude"),
+    ]
+
+
+def test_for_which_models_an_entry_is_does_not_show_in_the_cells(plan):
+    entry = {"method": "magnitude", "ratio": 0.5}
+    named = plan(methods=[{**entry, "models": ["mamba2-130m"]}])
+    assert ids(named) == ids(plan(methods=[entry]))
+
+
+def test_the_same_cell_by_two_entries_is_one(plan):
+    methods = [
+        {"method": "wanda", "ratio": 0.5},
+        {"method": "wanda", "ratio": [0.25, 0.5], "models": "mamba2-*"},
+        {"method": "wanda", "ratio": 0.5, "calibration": {"samples": 128, "seed": 0}},
+    ]
+    entries = plan(models=["mamba-130m", "mamba2-130m"], methods=methods)
+    found = [(e.cell.model.name, e.cell.ratio) for e in entries if e.cell.method == "wanda"]
+    assert found == [("mamba-130m", 0.5), ("mamba2-130m", 0.5), ("mamba2-130m", 0.25)]
+
+
+def test_a_methods_own_calibration_overrides_what_it_says_and_no_more(plan):
+    methods = [
+        {"method": "wanda", "ratio": 0.5},
+        {"method": "wanda", "ratio": 0.6, "calibration": {"samples": 20, "length": 2048}},
+    ]
+    calibration = {"data": "c4", "samples": 3, "seed": 4}
+    _, first, second = plan(methods=methods, calibration=calibration, seeds=[1])
+    assert first.cell.calibration == Calibration("c4", 3, 128, 5, split="train")
+    assert second.cell.calibration == Calibration("c4", 20, 2048, 5, split="train")
+
+
+def test_what_a_method_needs_follows_from_its_parameters(plan):
+    scores = ("fisher", "magnitude", "random")
+    methods = [{"method": "state", "ratio": 0.5, "score": score} for score in scores]
+    entries = plan(methods=methods, seeds=[0, 7])
+    found = [
+        (e.cell.steps[0].params.get("score"), e.cell.seed, e.cell.calibration is not None)
+        for e in entries
+    ]
+    assert found == [
+        (None, 0, False),
+        ("fisher", 0, True),
+        ("fisher", 7, True),
+        ("magnitude", 0, False),
+        ("random", 0, False),
+        ("random", 7, False),
+    ]
 
 
 def test_limit_and_device_belong_to_the_suites_that_they_change(plan):

@@ -158,6 +158,17 @@ def test_rows_that_differ_by_a_parameter_say_which(synthetic):
     assert methods.count("random") == 6  # Three seeds make one row.
 
 
+def test_a_parameter_that_is_the_methods_default_is_not_told(folder):
+    params = [{"targets": "in_proj", "gone": 0}, {"targets": "both", "gone": 1}]
+    with Ledger.open(folder) as ledger:
+        for i, given in enumerate(params):
+            row = make_cell(method="wanda", ratio=0.5, params=given)
+            finish(folder, ledger, row, ZERO, acc_rows({"t": [1, 0]}), attempt=str(i))
+    table = named(build_all(folder), "cost-size")
+    methods = {row[1].text for row in table.rows}
+    assert methods == {"wanda (targets=in_proj, gone=0)", "wanda (gone=1)"}
+
+
 def test_an_incomplete_set_of_seeds_is_told(synthetic):
     table = named(synthetic, "quality-zero_shot-acc")
     rows = [r for r in table.rows if (r[1].text, r[2].text) == ("random", "0.7")]
@@ -232,7 +243,7 @@ def test_sizes_are_those_of_the_committed_attempt(folder):
     measured(folder)
     table = named(build_all(folder), "cost-size")
     texts = [c.text for c in table.rows[1]]
-    assert texts[3:] == ["250 k", "150 k", "50.0", "37.5", "50.0", "500 k", "0.625", "8.0 KiB"]
+    assert texts[3:] == ["250 k", "150 k", "50.0", "37.5", "50.0", "500 k", "0.625", "6.0 KiB"]
 
 
 def test_a_time_never_stands_without_its_quality(folder):
@@ -254,6 +265,58 @@ def test_times_without_any_quality_suite_say_so(folder):
         finish(folder, ledger, CUT, SPEED, latency_rows(0.0125, 0.02), attempt="c")
     shown = cell(named(build_all(folder), "cost-decode"), "wanda", "quality mean")
     assert shown.note == "nothing to judge these times by: no suite measured quality"
+
+
+# --- compression --------------------------------------------------------------------------
+
+
+def test_what_is_gone_stands_beside_what_it_cost(folder):
+    perplexity = make_suite("perplexity")
+    with Ledger.open(folder) as ledger:
+        for attempt, row, scores, nats in (
+            ("a", DENSE, {"ending": [1, 1, 1, 0], "choice": [1, 1, 0, 1]}, [100.0, 60.0]),
+            ("b", CUT, {"ending": [1, 0, 0, 0], "choice": [0, 0, 0, 1]}, [130.0, 75.0]),
+        ):
+            finish(folder, ledger, row, ZERO, acc_rows(scores), attempt=attempt)
+            rows = nll_rows(nats, [50.0, 25.0])
+            finish(folder, ledger, row, perplexity, rows, attempt=f"{attempt}p")
+    table = named(build_all(folder), "compression")
+    texts = {c.title: x.text for c, x in zip(table.columns, table.rows[1], strict=True)}
+    assert texts == {
+        "model": "zoo-mamba-s",
+        "method": "wanda",
+        "ratio": "0.5",
+        "achieved [%]": "50.0",
+        "Comp. [%]": "50.0",
+        "Comp. (paper) [%]": "50",
+        "model [%]": "37.5",
+        "state [% change]": "−25.0",
+        # 1.96 · sqrt(1/12 + 1/12) / 2 = 0.4
+        "zero_shot [points]": "▼−50.0 [−90.0, −10.0]",
+        "perplexity [nats/token]": "▲+0.600 [+0.600, +0.600]",
+    }
+    quality = named(build_all(folder), "quality-zero_shot-acc-difference")
+    assert cell(quality, "wanda", "mean").text == texts["zero_shot [points]"]
+    assert cell(table, "dense", "zero_shot").text == "dense"
+
+
+def test_a_plain_number_of_the_compression_table_is_not_rounded(folder):
+    measured(folder)
+    table = named(build_all(folder), "compression")
+    (_, wanda) = csv.DictReader(io.StringIO(_render.csv_text(table)))
+    assert float(wanda["compression_mixer"]) == 0.5
+    assert float(wanda["state_change"]) == -0.25
+    assert float(wanda["zero_shot_diff"]) == -0.5
+    assert float(wanda["zero_shot_low"]) < -0.9
+
+
+def test_a_cell_without_quality_shows_what_is_gone_and_why_its_cost_is_not_known(folder):
+    with Ledger.open(folder) as ledger:
+        finish(folder, ledger, DENSE, ZERO, acc_rows({"t": [1, 0, 1]}), attempt="a")
+        finish(folder, ledger, CUT, SPEED, latency_rows(0.0125, 0.02), attempt="c")
+    table = named(build_all(folder), "compression")
+    assert cell(table, "wanda", "Comp.").text == "50.0"
+    assert cell(table, "wanda", "zero_shot").note == "suite zero_shot has no score here"
 
 
 # --- renderers ----------------------------------------------------------------------------

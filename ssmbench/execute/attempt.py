@@ -20,6 +20,7 @@ from ssmbench import plugins
 from ssmbench.errors import StoreError
 from ssmbench.execute import environment, isolation, policy
 from ssmbench.execute.job import Job, Report, SuiteFailure
+from ssmbench.execute.share import Shared
 from ssmbench.store import attempts
 from ssmbench.store.folder import RunFolder
 
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
     from ssmbench.plan.cells import Suite
 
 log = logging.getLogger(__name__)
-
-# The last calibration windows: cells of one grid share them, and a process may run many cells.
-_drawn: dict[tuple[Any, ...], Tensor] = {}
 
 # After these the next suite of the attempt has neither memory nor time.
 _ENDS_ATTEMPT = frozenset({"gpu_oom", "host_oom", "timeout"})
@@ -170,10 +168,17 @@ def _compress(
     from ssmbench.surgery.context import MethodContext
 
     cell, dense = job.cell, model.description
+    shared = Shared(job)
     report("calibrate", 0, 0)
-    calibration = _windows(job, tokenizer)
+    calibration = None
+    if cell.calibration is not None:
+        calibration = shared.windows(lambda: _draw(job, tokenizer))
     context = MethodContext(
-        seed=cell.seed, calibration=calibration, batch_tokens=job.batch_tokens, report=report
+        seed=cell.seed,
+        calibration=calibration,
+        batch_tokens=job.batch_tokens,
+        report=report,
+        share=shared.statistics,
     )
     isolation.seed_everything(cell.seed)
     achieved = compress.apply(model, cell.steps, context)
@@ -181,25 +186,20 @@ def _compress(
     return {**facts.measure(model, dense), "ratio_achieved": achieved}
 
 
-def _windows(job: Job, tokenizer: PreTrainedTokenizerBase) -> Tensor | None:
-    """Draw the calibration windows, or give those that this process drew last."""
+def _draw(job: Job, tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    """Draw the cell's calibration windows from their text."""
     from ssmbench.surgery.calibration import windows
 
     wanted = job.cell.calibration
-    if wanted is None:
-        return None
-    key = (wanted, job.data, _tokenizer_of(job))
-    if key not in _drawn:
-        _drawn.clear()
-        _drawn[key] = windows(
-            wanted.path or wanted.data,
-            samples=wanted.samples,
-            length=wanted.length,
-            seed=wanted.seed,
-            tokenizer=tokenizer,
-            folder=Path(job.data) if job.data else None,
-        )
-    return _drawn[key].clone()
+    assert wanted is not None
+    return windows(
+        wanted.path or wanted.data,
+        samples=wanted.samples,
+        length=wanted.length,
+        seed=wanted.seed,
+        tokenizer=tokenizer,
+        folder=Path(job.data) if job.data else None,
+    )
 
 
 def _tokenizer_of(job: Job) -> str:

@@ -7,6 +7,7 @@ whatever the user does next.
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import random
@@ -64,6 +65,7 @@ def surroundings(job: Job) -> Iterator[None]:
         # Torch first: its threads are set from the environment when it is imported.
         stack.enter_context(_torch(n_threads(job.num_cpus), deterministic=job.kind == "quality"))
         stack.enter_context(warnings.catch_warnings())
+        stack.enter_context(_garbage_of_its_own())
         if job.device == "cpu":
             keep_freed_memory()
         reset_peak_memory()
@@ -100,6 +102,19 @@ def peak_memory_bytes() -> int:
         # Kilobytes on Linux, bytes on macOS.
         scale = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+
+
+@contextlib.contextmanager
+def _garbage_of_its_own() -> Iterator[None]:
+    """Let the search for garbage pass over what was there before the attempt.
+
+    The libraries are a million objects, in which one search takes as long as a toy cell's times.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,13 +10,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ssmbench.errors import CommandError
 from ssmbench.execute import environment
+from ssmbench.grid.check_texts import overlap, scored_files
 from ssmbench.grid.filters import parse_filter
 from ssmbench.grid.read import read_grid
 from ssmbench.plan.expand import expand
 from ssmbench.plan.select import select
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from ssmbench.grid.schema import Grid, GridFile
     from ssmbench.plan.cells import Entry
@@ -89,8 +91,27 @@ def prepare(request: Request) -> Prepared:
         raise CommandError(f"--limit {request.limit}: expected 1 or more documents.")
     chosen = parse_filter(request.only)
     entries = expand(file, limit=request.limit, device=timing_device(file.grid))
+    if request.data is not None:
+        _refuse_scored_text(entries, request.data)
     out = request.out if request.out is not None else Path("runs") / file.name
     return Prepared(file, select(entries, chosen), out)
+
+
+def _refuse_scored_text(entries: Sequence[Entry], data: Path) -> None:
+    """Refuse a calibration text that is one of the local files which the suites score.
+
+    Raises:
+        CommandError: it is; the message names both.
+    """
+    texts = {e.cell.calibration.path for e in entries if e.cell.calibration}
+    suites = {suite.id: suite for entry in entries for suite in entry.suites}
+    for text, suite in itertools.product(sorted(filter(None, texts)), suites.values()):
+        found = overlap(Path(text), scored_files(suite.name, suite.params, data))
+        if found is not None:
+            raise CommandError(
+                f"calibration text {text}: the suite {suite.name} scores {found}; expected a text"
+                " that no suite scores."
+            )
 
 
 def timing_device(grid: Grid) -> str:

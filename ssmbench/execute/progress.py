@@ -111,7 +111,7 @@ def duration(seconds: float) -> str:
     return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60)} min"
 
 
-def _told(step: Step) -> str:
+def told(step: Step) -> str:
     """Write a step for a plain line: `perplexity 24/100`."""
     return f"{step.name} {step.done}/{step.total}" if step.total else step.name
 
@@ -137,7 +137,7 @@ class PlainDisplay:
             console.note(f"  {summary_line(state)}")
             for running in state.running[:_MAX_TOLD]:
                 if running.step is not None:
-                    console.note(f"    {running.job.cell.label}  {_told(running.step)}")
+                    console.note(f"    {running.job.cell.label}  {told(running.step)}")
 
     def attempt_done(self, job: Job, suites: Sequence[Suite], seconds: float) -> None:
         """Print a ✓ line."""

@@ -25,11 +25,11 @@ class Known:
     Attributes:
         name: what grids and tables call it.
         source: a hub id, or "zoo:NAME".
-        family: its family's name; its file may not exist yet.
+        family: its family's name.
         tokenizer: a hub id, or None where it lies with the model.
         config: the published config.json, as far as it describes the architecture; None where
-            it is not in plain form (`sizes` then) or comes with the package.
-        sizes: the architecture in this project's words, where `config` is None.
+            it comes with the package.
+        mamba_config: likewise the file beside it that Llama hybrids have.
         parameters: of the whole model, tied embeddings counted once; None for the zoo.
         published: the paper that the numbers are from.
     """
@@ -39,7 +39,7 @@ class Known:
     family: str
     tokenizer: str | None = None
     config: Mapping[str, Any] | None = field(default=None, hash=False)
-    sizes: Mapping[str, Any] | None = field(default=None, hash=False)
+    mamba_config: Mapping[str, Any] | None = field(default=None, hash=False)
     parameters: int | None = None
     published: str | None = None
 
@@ -49,11 +49,13 @@ class Known:
         return self.source.startswith("zoo:")
 
     def describe(self) -> Description | None:
-        """Give the architecture; None where only the model's own files say it, or nothing yet."""
-        if self.config is None or self.family not in plugins.names("family"):
+        """Give the architecture; None where only the model's own files say it."""
+        if self.config is None:
             return None
-        family = plugins.load("family", self.family)
-        result: Description = family.describe({"config.json": self.config}, self.name)
+        files = {"config.json": self.config}
+        if self.mamba_config is not None:
+            files["mamba_config.json"] = self.mamba_config
+        result: Description = plugins.load("family", self.family).describe(files, self.name)
         return result
 
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from ssmbench import plugins
-from ssmbench.errors import SsmbenchError, suggest
+from ssmbench.errors import SsmbenchError
 from ssmbench.grid.catalogue import Known, catalogue
 from ssmbench.grid.check_methods import check_method
+from ssmbench.grid.check_texts import check_text
 from ssmbench.grid.schema import MethodEntry, ModelEntry, SuiteEntry
 from ssmbench.grid.scope import FOLDER_OR_HUB, Scope, check_params, check_repeats, unknown_name
 from ssmbench.models import source
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ssmbench.grid.yaml_source import Loc, Problem
-
-# Texts that calibration knows by name; anything else is a file or folder.
-TEXTS = ("c4", "tinyworld", "wikitext")
 
 Entry = TypeVar("Entry", bound=BaseModel)
 
@@ -38,15 +36,17 @@ def check(scope: Scope) -> Iterator[Problem]:
     for loc, model in models:
         if model.label not in scope.overridden:
             yield from _model(scope, loc, model)
+    names = dict.fromkeys(model.label for _, model in models)
     for loc, method in methods:
-        yield from check_method(scope, loc, method)
+        yield from check_method(scope, loc, method, names)
     for loc, suite in suites:
         yield from _suite(scope, loc, suite)
     yield from check_repeats(scope, ((loc, m.label) for loc, m in models), "model")
     yield from check_repeats(scope, ((loc, _same(m)) for loc, m in methods), "method")
     yield from check_repeats(scope, ((loc, _same(s)) for loc, s in suites), "suite")
     yield from check_repeats(scope, scope.items(("seeds",)), "seed")
-    yield from _calibration(scope)
+    for loc in (("calibration",), *((*loc, "calibration") for loc, _ in methods)):
+        yield from check_text(scope, loc, [suite for _, suite in suites])
 
 
 def _entries(scope: Scope, key: str, kind: type[Entry]) -> Iterator[tuple[Loc, Entry]]:
@@ -158,13 +158,3 @@ def _suite(scope: Scope, loc: Loc, entry: SuiteEntry) -> Iterator[Problem]:
             plugin.provides(plugin.Params.model_validate_json(json.dumps(params), strict=True))
         except SsmbenchError as error:
             yield scope.problem(loc, str(error))
-
-
-def _calibration(scope: Scope) -> Iterator[Problem]:
-    loc: Loc = ("calibration", "data")
-    data = scope.raw(loc)
-    if not isinstance(data, str) or not data or data in TEXTS:
-        return
-    if not (scope.folder / Path(data).expanduser()).exists():
-        text = f"there is no text called '{data}', nor a file or folder beside the grid"
-        yield scope.problem(loc, f"{text}.{suggest(data, TEXTS)}")

@@ -1,28 +1,42 @@
-"""Whether the methods that a grid names exist, and their ratios and parameters fit."""
+"""Whether the methods that a grid names exist, and what their entries say fits."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from ssmbench import plugins
+from ssmbench.errors import suggest
 from ssmbench.grid.messages import unknown_key
+from ssmbench.grid.schema import METHOD_KEYS
 from ssmbench.grid.scope import Scope, check_params, check_repeats, unknown_name
 from ssmbench.grid.yaml_source import Loc, Problem, describe, where
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from pydantic import JsonValue
 
     from ssmbench.grid.schema import MethodEntry
 
 DENSE = "dense"
-OWN = ("method", "ratio")
 
 
-def check_method(scope: Scope, loc: Loc, entry: MethodEntry) -> Iterator[Problem]:
-    """Check one entry of `methods`."""
+def check_method(
+    scope: Scope, loc: Loc, entry: MethodEntry, models: Collection[str]
+) -> Iterator[Problem]:
+    """Check one entry of `methods`.
+
+    Args:
+        scope: the grid.
+        loc: where the entry stands.
+        entry: what it says.
+        models: the names of the grid's models.
+    """
     names = plugins.names("method")
     for name in entry.steps:
         if name not in names:
@@ -30,9 +44,52 @@ def check_method(scope: Scope, loc: Loc, entry: MethodEntry) -> Iterator[Problem
     if len(entry.steps) > 1:
         yield from _chain(scope, loc, entry)
     elif entry.method in names:
-        yield from check_params(scope, ("method", entry.method), entry.params, loc, also=OWN)
+        yield from check_params(
+            scope, ("method", entry.method), entry.params, loc, also=METHOD_KEYS
+        )
         yield from _ratio(scope, loc, entry)
     yield from check_repeats(scope, scope.items((*loc, "ratio")), "ratio")
+    yield from _models(scope, loc, entry, models)
+    yield from _calibration(scope, loc, entry)
+
+
+def _models(
+    scope: Scope, loc: Loc, entry: MethodEntry, models: Collection[str]
+) -> Iterator[Problem]:
+    """Check that every name and pattern of `models` means a model of the grid."""
+    at = (*loc, "models")
+    if entry.models is not None and entry.method == DENSE:
+        text = "the dense model of every model is always measured; expected no models"
+        yield scope.problem(at, text, key=True)
+        return
+    for i, pattern in enumerate(entry.models or ()):
+        if not any(fnmatchcase(name, pattern) for name in models):
+            text = f"no model of the grid is called '{pattern}'.{suggest(pattern, models)}"
+            if set(pattern) & set("*?["):
+                text = f"no model of the grid matches '{pattern}'.{suggest('', models)}"
+            yield scope.problem((*at, i), text)
+    yield from check_repeats(scope, scope.items(at), "model")
+
+
+def _calibration(scope: Scope, loc: Loc, entry: MethodEntry) -> Iterator[Problem]:
+    """Check that who is given a text looks at one."""
+    if entry.calibration is None:
+        return
+    needs: set[str] = set()
+    single = len(entry.steps) == 1
+    for name in entry.steps:
+        params = entry.params if single else entry.params.get(name, {})
+        if name not in plugins.names("method") or not isinstance(params, dict):
+            return  # which is told elsewhere
+        plugin = plugins.load("method", name)
+        given = json.dumps({k: v for k, v in params.items() if k != "ratio"})
+        try:
+            needs |= plugin.needs(plugin.Params.model_validate_json(given, strict=True))
+        except ValidationError:
+            return
+    if "calibration" not in needs:
+        text = f"'{entry.method}' with these parameters looks at no text; expected no calibration"
+        yield scope.problem((*loc, "calibration"), text, key=True)
 
 
 def _ratio(scope: Scope, loc: Loc, entry: MethodEntry) -> Iterator[Problem]:
@@ -56,7 +113,7 @@ def _chain(scope: Scope, loc: Loc, entry: MethodEntry) -> Iterator[Problem]:
     for key in entry.params:
         if key not in entry.steps:
             mark = scope.document.mark((*loc, key), key=True)
-            yield Problem(mark, f"{where(loc)}: {unknown_key(key, (*OWN, *entry.steps))}")
+            yield Problem(mark, f"{where(loc)}: {unknown_key(key, (*METHOD_KEYS, *entry.steps))}")
     for name in dict.fromkeys(entry.steps):
         if name in entry.params:
             yield from _step(scope, (*loc, name), name, entry.params[name])

@@ -7,75 +7,30 @@ validation, so that every part of a read grid has one form.
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import ConfigDict, Field, JsonValue, model_validator
 from pydantic.functional_validators import BeforeValidator
 from pydantic.json_schema import WithJsonSchema
 from pydantic_core import PydanticCustomError
+
+from ssmbench.grid.forms import Name, Part, Patterns, Ratios, Seed, gather, open_mapping, or_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 DTYPES = ("float32", "bfloat16", "float16")
-MAX_SEED = 2**32 - 1
 
-Name = Annotated[str, Field(min_length=1)]
-Ratio = Annotated[float, Field(ge=0, lt=1)]
-Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
-
-
-class Part(BaseModel):
-    """A piece of a grid: frozen, and no key that it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-
-def _listed(value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(value)
-    return (value,) if isinstance(value, int | float) and not isinstance(value, bool) else value
-
-
-_RATIO_SCHEMA = {"type": "number", "minimum": 0, "exclusiveMaximum": 1}
-Ratios = Annotated[
-    tuple[Ratio, ...],
-    Field(min_length=1),
-    BeforeValidator(_listed),
-    WithJsonSchema(
-        {"anyOf": [_RATIO_SCHEMA, {"type": "array", "items": _RATIO_SCHEMA, "minItems": 1}]}
-    ),
-]
-
-
-def _gather(value: Any, *, name: str, known: tuple[str, ...]) -> Any:
-    """Widen a name to a mapping and move the keys that are not ours under `params`."""
-    if isinstance(value, str):
-        return {name: value}
-    if not isinstance(value, dict):
-        return value
-    own = {k: v for k, v in value.items() if k in known}
-    return {**own, "params": {k: v for k, v in value.items() if k not in known}}
-
-
-def _open(schema: dict[str, Any]) -> None:
-    """Describe in JSON Schema what `_gather` accepts: a name, or a mapping with more keys."""
-    schema["properties"].pop("params")
-    schema["additionalProperties"] = True
-    _or_name(schema)
-
-
-def _or_name(schema: dict[str, Any]) -> None:
-    whole = dict(schema)
-    schema.clear()
-    schema["anyOf"] = [{"type": "string", "description": "A name alone."}, whole]
+# The keys of a method's entry that are the grid's; all others are the method's own parameters.
+METHOD_KEYS = ("method", "ratio", "models", "calibration")
 
 
 class ModelEntry(Part):
     """A model: a catalogue name, or where its files are."""
 
-    model_config = ConfigDict(json_schema_extra=_or_name)
+    model_config = ConfigDict(json_schema_extra=or_name)
 
     name: Name | None = Field(
         default=None,
@@ -110,55 +65,6 @@ class ModelEntry(Part):
         return self.name or Path(self.path or "").name or str(self.path)
 
 
-class MethodEntry(Part):
-    """A method, or a chain `a+b` applied in order, at one or more ratios."""
-
-    model_config = ConfigDict(json_schema_extra=_open)
-
-    method: Name = Field(description="A method's name, or several joined by '+'.")
-    ratio: Ratios | None = Field(
-        default=None, description="The fractions removed, each in [0, 1): one or a list."
-    )
-    params: dict[str, JsonValue] = Field(
-        default={}, description="The method's own parameters, inline; a chain's by step name."
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _widen(cls, value: Any) -> Any:
-        return _gather(value, name="method", known=("method", "ratio"))
-
-    @property
-    def steps(self) -> tuple[str, ...]:
-        """The names of the chain's methods."""
-        return tuple(name.strip() for name in self.method.split("+"))
-
-
-class SuiteEntry(Part):
-    """A suite: what is measured on every cell."""
-
-    model_config = ConfigDict(json_schema_extra=_open)
-
-    suite: Name = Field(description="A suite's name.")
-    params: dict[str, JsonValue] = Field(default={}, description="The suite's own parameters.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _widen(cls, value: Any) -> Any:
-        return _gather(value, name="suite", known=("suite",))
-
-    def params_from(self, folder: Path) -> dict[str, JsonValue]:
-        """Give the parameters, with a file named by `data` made absolute.
-
-        Args:
-            folder: where the grid's relative paths start.
-        """
-        data = self.params.get("data")
-        if isinstance(data, str) and (path := folder / Path(data).expanduser()).is_file():
-            return {**self.params, "data": str(path.resolve())}
-        return self.params
-
-
 class CalibrationEntry(Part):
     """The text that methods may look at: `samples` windows of `length` tokens."""
 
@@ -172,6 +78,83 @@ class CalibrationEntry(Part):
     seed: Seed = Field(
         default=0, description="Where the windows are drawn; the cell's seed is added."
     )
+
+    def with_own(self, own: MethodCalibration | None) -> CalibrationEntry:
+        """Give what a method looks at that says so itself; what it leaves out stays."""
+        changes = own.model_dump(exclude_none=True) if own else {}
+        return self.model_copy(update=changes)
+
+
+class MethodCalibration(Part):
+    """What one method looks at instead; what is left out is as the grid's `calibration` says."""
+
+    data: Name | None = Field(default=None, description="The text.")
+    samples: Annotated[int, Field(ge=1)] | None = Field(default=None, description="Windows.")
+    length: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Tokens of a window."
+    )
+    seed: Seed | None = Field(default=None, description="Where the windows are drawn.")
+
+
+class MethodEntry(Part):
+    """A method, or a chain `a+b` applied in order, at one or more ratios."""
+
+    model_config = ConfigDict(json_schema_extra=open_mapping)
+
+    method: Name = Field(description="A method's name, or several joined by '+'.")
+    ratio: Ratios | None = Field(
+        default=None, description="The fractions removed, each in [0, 1): one or a list."
+    )
+    models: Patterns | None = Field(
+        default=None,
+        description="Only for these models of the grid: names or patterns such as `zoo-*`, one "
+        "or a list; for all if left out.",
+    )
+    calibration: MethodCalibration | None = Field(
+        default=None, description="Where it differs from the grid's."
+    )
+    params: dict[str, JsonValue] = Field(
+        default={}, description="The method's own parameters, inline; a chain's by step name."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _widen(cls, value: Any) -> Any:
+        return gather(value, name="method", known=METHOD_KEYS)
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """The names of the chain's methods."""
+        return tuple(name.strip() for name in self.method.split("+"))
+
+    def is_for(self, model: str) -> bool:
+        """Whether the entry is meant for the model of this name."""
+        return self.models is None or any(fnmatchcase(model, p) for p in self.models)
+
+
+class SuiteEntry(Part):
+    """A suite: what is measured on every cell."""
+
+    model_config = ConfigDict(json_schema_extra=open_mapping)
+
+    suite: Name = Field(description="A suite's name.")
+    params: dict[str, JsonValue] = Field(default={}, description="The suite's own parameters.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _widen(cls, value: Any) -> Any:
+        return gather(value, name="suite", known=("suite",))
+
+    def params_from(self, folder: Path) -> dict[str, JsonValue]:
+        """Give the parameters, with a file named by `data` made absolute.
+
+        Args:
+            folder: where the grid's relative paths start.
+        """
+        data = self.params.get("data")
+        if isinstance(data, str) and (path := folder / Path(data).expanduser()).is_file():
+            return {**self.params, "data": str(path.resolve())}
+        return self.params
 
 
 class TimingResources(Part):

@@ -12,11 +12,15 @@ if TYPE_CHECKING:
 
 VERSION = 1
 SOURCE = "no compression"
-NEEDS: frozenset[str] = frozenset()
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
     """Dense has no parameters."""
+
+
+def needs(params: Params) -> frozenset[str]:
+    """Give nothing: neither a text nor a seed changes the model."""
+    return frozenset()
 
 
 def compress(

@@ -10,9 +10,13 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, Field
 
 from ssmbench.surgery.projections import (
+    Layers,
+    Pattern,
     Targets,
     apply_mask,
+    check_pattern,
     keep_largest,
+    keep_pattern,
     projections,
     zero_fraction,
 )
@@ -25,30 +29,45 @@ if TYPE_CHECKING:
 
 VERSION = 1
 SOURCE = "Han et al. 2015, arXiv:1506.02626"
-NEEDS: frozenset[str] = frozenset()
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
     """Which projections are pruned, and over what the weights are compared."""
 
     targets: Targets = Field(default="both", description="Which projections are pruned.")
+    layers: Layers = Field(default="ssm", description="Of which layers.")
     per: Literal["matrix", "row"] = Field(
-        default="matrix", description="Over what the weights are compared."
+        default="matrix",
+        description="Over what the weights are compared where there is no pattern.",
+    )
+    pattern: Pattern | None = Field(
+        default=None,
+        description="N:M, such as 2:4, keeps N of every M consecutive inputs; ratio is 1 - N/M.",
     )
 
 
-def magnitude_keep(weight: Tensor, ratio: float, *, per: Literal["matrix", "row"]) -> Tensor:
-    """Mark the weights of largest |w|, over the whole matrix or within each output row.
+def needs(params: Params) -> frozenset[str]:
+    """Say what the result depends on besides the model: nothing."""
+    return frozenset()
+
+
+def magnitude_keep(
+    weight: Tensor, ratio: float, *, per: Literal["matrix", "row"], pattern: str | None = None
+) -> Tensor:
+    """Mark the weights of largest |w|: over the whole matrix, in each output row, or N of M.
 
     Args:
         weight: (out, in), any float dtype; compared in float32.
         ratio: fraction to drop, in [0, 1).
         per: "matrix" drops exactly floor(out · in · ratio); "row" floor(in · ratio) of each row.
+        pattern: "N:M" keeps N of every M consecutive inputs of each row, whatever `per` says.
 
     Returns:
         (out, in) bool, True = kept.
     """
     scores = weight.float().abs()
+    if pattern:
+        return keep_pattern(scores, pattern)
     if per == "row":
         return keep_largest(scores, ratio)
     return keep_largest(scores.flatten(), ratio).view(weight.shape)
@@ -65,8 +84,14 @@ def compress(
 
     Returns:
         The fraction of zeros among the targeted weights afterwards.
+
+    Raises:
+        MethodError: the model has no such layers, or the pattern fits neither ratio nor rows.
     """
-    for projection in projections(model, params.targets):
+    found = list(projections(model, params.targets, params.layers))
+    check_pattern(params.pattern, ratio, found)
+    for projection in found:
         weight = projection.module.weight
-        apply_mask(weight, magnitude_keep(weight, ratio, per=params.per))
-    return zero_fraction(model, params.targets)
+        keep = magnitude_keep(weight, ratio, per=params.per, pattern=params.pattern)
+        apply_mask(weight, keep)
+    return zero_fraction(model, params.targets, params.layers)

@@ -1,12 +1,14 @@
-"""Unstructured pruning at random: what any score has to beat."""
+"""Pruning at random: what any score has to beat, for weights and for each structured unit."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
+from ssmbench.surgery import units
 from ssmbench.surgery.projections import (
+    Layers,
     Targets,
     apply_mask,
     keep_largest,
@@ -24,24 +26,75 @@ else:
 
 VERSION = 1
 SOURCE = "baseline"
-NEEDS = frozenset({"seed"})
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
-    """Which projections of the SSM mixers are pruned."""
+    """What is removed, and where."""
 
-    targets: Targets = Field(default="both", description="Which projections are pruned.")
+    unit: Literal["weight", "state", "head_dim", "head", "block"] = Field(
+        default="weight",
+        description="What is removed: weights of projections, or what the method of that name "
+        "removes.",
+    )
+    targets: Targets = Field(
+        default="both", description="Which projections are pruned, where the unit is `weight`."
+    )
+    layers: Layers = Field(default="ssm", description="Which layers are pruned.")
+
+    @model_validator(mode="after")
+    def _fit(self) -> Params:
+        if self.unit != "weight" and self.targets != "both":
+            raise ValueError(f"`targets` is for the unit `weight`; found unit {self.unit!r}")
+        possible = {"state": ("ssm",), "head_dim": ("ssm",)}.get(
+            self.unit, ("ssm", "attention", "all")
+        )
+        if self.unit != "weight" and self.layers not in possible:
+            raise ValueError(
+                f"found layers {self.layers!r} for the unit {self.unit!r}; expected "
+                f"{' or '.join(possible)}"
+            )
+        return self
+
+
+def needs(params: Params) -> frozenset[str]:
+    """Give "seed", the only thing that chooses."""
+    return frozenset({"seed"})
 
 
 def compress(model: Decoder, *, ratio: float, params: Params, context: MethodContext) -> float:
-    """Zero floor(in · ratio) weights of every output row, chosen by the seed alone, in place.
+    """Remove units that the seed alone chooses, in place.
+
+    Weights go as WANDA's do, floor(in · ratio) of every output row. States, channels and heads
+    go as from the methods `state`, `head_dim` and `head`; of whole mixers, floor(layers · ratio).
 
     Returns:
-        The fraction of zeros among the targeted weights afterwards.
+        The fraction of zeros among the targeted weights; else removed units / all units.
     """
-    generator = torch.Generator().manual_seed(context.seed)
-    for projection in projections(model, params.targets):
+    if params.unit == "weight":
+        return _weights(model, ratio, params, context.seed)
+    assert params.layers != "mlp"
+    if params.unit == "block":
+        return _blocks(model, ratio, params.layers, context)
+    axes = units.axes_of(model, params.unit, layers=params.layers)
+    return units.remove_lowest(model, axes, ratio=ratio, score="random", context=context)
+
+
+def _weights(model: Decoder, ratio: float, params: Params, seed: int) -> float:
+    generator = torch.Generator().manual_seed(seed)
+    for projection in projections(model, params.targets, params.layers):
         weight = projection.module.weight
         scores = torch.rand(weight.shape, generator=generator)
         apply_mask(weight, keep_largest(scores, ratio).to(weight.device))
-    return zero_fraction(model, params.targets)
+    return zero_fraction(model, params.targets, params.layers)
+
+
+def _blocks(model: Decoder, ratio: float, which: units.Mixers, context: MethodContext) -> float:
+    layers = list(units.mixers(model, which))
+    if ratio == 0:
+        return 0.0
+    n = units.count(len(layers), ratio, units="mixers", where=model.description.family)
+    generator = torch.Generator().manual_seed(context.seed)
+    order = torch.randperm(n.all, generator=generator).tolist()
+    for i in sorted(order[: n.gone]):
+        context.remove_mixer(model, layers[i])
+    return n.gone / n.all

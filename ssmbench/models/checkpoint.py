@@ -1,4 +1,4 @@
-"""Reading and writing checkpoints in the published layouts."""
+"""Reading checkpoints, in the published layouts and in ssmbench's own; `export` writes them."""
 
 from __future__ import annotations
 
@@ -8,18 +8,24 @@ from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ssmbench import plugins
 from ssmbench.errors import CheckpointError, DataError
+from ssmbench.models import layout
 from ssmbench.models import source as sources
 from ssmbench.models.decoder import Decoder, Origin
+from ssmbench.models.export import save
 from ssmbench.models.keys import fits, rename
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import ModuleType
+
+    from ssmbench.models.description import Description
+
+__all__ = ["DTYPES", "download", "load", "read", "save", "tensors", "weight_files"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -35,9 +41,10 @@ def load(
 ) -> Decoder:
     """Load a model from the zoo, a folder or the hub, ready to evaluate.
 
-    On a CPU a half-precision `dtype` rounds the weights and computes in float32, since half
-    products are slower there than whole ones; on a GPU projections run in `dtype`, and scans,
-    norms and the residual stream in float32.
+    `dtype` says what to compute in, whatever the files hold: float32 holds every stored number
+    exactly. On a CPU a half-precision `dtype` rounds the weights and computes in float32, since
+    half products are slower there than whole ones; on a GPU projections run in `dtype`, and
+    scans, norms and the residual stream in float32.
 
     Args:
         text: "zoo:NAME", "folder:PATH", "hub:ID", a folder, or a hub id.
@@ -89,18 +96,14 @@ def download(hub_id: str, *, revision: str | None) -> Path:
 def read(folder: Path, *, origin: Origin | None = None) -> Decoder:
     """Read a model folder in any known layout; float32, on the CPU, in evaluation mode."""
     family = plugins.load("family", sources.recognise(folder))
-    description = family.describe(sources.json_files(folder), str(folder))
+    description = sources.describe(folder)
     model = Decoder(description, origin=origin)
     expected = dict(model.state_dict())
     problems: list[str] = []
-    given: dict[str, Tensor] = {}
-    for name, tensor in tensors(folder):
-        ours = rename(name, family.KEYS)
-        if ours is None:
-            if not fits(name, family.IGNORED):
-                problems.append(f"{name}: a tensor that {description.family} does not have")
-            continue
-        given.update(_split(family, ours, tensor, model))
+    if layout.is_ours(sources.json_files(folder)):
+        given = dict(tensors(folder))
+    else:
+        given = _from_upstream(folder, family, description, problems)
     if description.tie_embeddings:
         given.setdefault("lm_head.weight", given.get("embedding.weight", torch.empty(0)))
     for name, own in expected.items():
@@ -118,11 +121,20 @@ def read(folder: Path, *, origin: Origin | None = None) -> Decoder:
     return model.eval().requires_grad_(requires_grad=False)
 
 
-def _split(family: ModuleType, name: str, tensor: Tensor, model: Decoder) -> dict[str, Tensor]:
-    """Take apart what upstream stores fused, where the family has such tensors."""
-    split = getattr(family, "split", None)
-    parts: dict[str, Tensor] | None = split(name, tensor, model.description) if split else None
-    return {name: tensor} if parts is None else parts
+def _from_upstream(
+    folder: Path, family: ModuleType, description: Description, problems: list[str]
+) -> dict[str, Tensor]:
+    """Read a published layout's tensors under our names; those that nobody knows are problems."""
+    given: dict[str, Tensor] = {}
+    for name, tensor in tensors(folder):
+        ours = rename(name, family.KEYS)
+        if ours is not None:
+            given[ours] = tensor
+        elif not fits(name, family.IGNORED):
+            problems.append(f"{name}: a tensor that {description.family} does not have")
+    if hasattr(family, "from_upstream"):
+        given = family.from_upstream(given, description)
+    return given
 
 
 def tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
@@ -158,37 +170,3 @@ def weight_files(folder: Path) -> list[Path]:
     raise CheckpointError(
         f"{folder}: found no weights; expected one of {', '.join(sources.WEIGHTS)}."
     )
-
-
-def save(model: Decoder, folder: Path) -> None:
-    """Write a model of even layers in mamba_ssm's layout: config.json and model.safetensors.
-
-    Raises:
-        CheckpointError: layers of different sizes, which that layout cannot say.
-    """
-    description = model.description
-    if len(set(description.layers)) != 1:
-        raise CheckpointError(
-            f"{folder}: found layers of different sizes; mamba_ssm's layout holds equal ones only."
-        )
-    family = plugins.load("family", description.family)
-    if not hasattr(family, "config"):
-        raise CheckpointError(f"{folder}: writing {description.family} models is not supported.")
-    upstream = {ours: name for name, ours in reversed(family.KEYS.items())}
-    weights = {}
-    for name, tensor in model.state_dict().items():
-        if name == "lm_head.weight" and description.tie_embeddings:
-            continue
-        weights[_upstream_name(name, upstream)] = tensor.detach().cpu().contiguous()
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(weights, folder / "model.safetensors")
-    # safetensors writes for the owner alone; on a shared folder other users' workers must read.
-    (folder / "model.safetensors").chmod(0o644)
-    config = json.dumps(family.config(description), indent=1)
-    (folder / "config.json").write_text(config + "\n", "utf-8")
-
-
-def _upstream_name(name: str, upstream: dict[str, str]) -> str:
-    renamed = rename(name, upstream)
-    assert renamed is not None, name
-    return renamed

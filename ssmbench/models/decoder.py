@@ -71,21 +71,29 @@ class Block(nn.Module):
     def __init__(self, d_model: int, spec: d.Layer) -> None:
         super().__init__()
         self.spec = spec
-        self.norm = Norm(d_model, spec.norm)
-        self.mixer = mixers.build(d_model, spec.mixer)
-        self.norm2 = Norm(d_model, spec.norm) if spec.mlp else None
+        shares = spec.one_norm and spec.mlp is not None
+        self.norm = Norm(d_model, spec.norm) if spec.mixer or shares else None
+        self.mixer = mixers.build(d_model, spec.mixer) if spec.mixer else None
+        self.norm2 = Norm(d_model, spec.norm) if spec.mlp and not spec.one_norm else None
         self.mlp = MLP(d_model, spec.mlp) if spec.mlp else None
 
     def forward(
         self, h: Tensor, forest: Forest, state: LayerState | None
     ) -> tuple[Tensor, LayerState]:
-        """Advance the residual stream h (tokens, d_model) by one layer."""
-        mixed, state = self.mixer(self.norm(h), forest, state)
-        after = h + mixed
-        if self.mlp is None or self.norm2 is None:
+        """Advance the residual stream h (tokens, d_model) by one layer.
+
+        A layer without a mixer carries no state: its state is an empty tuple.
+        """
+        after, state = h, state or ()
+        normed = self.norm(h) if self.norm is not None else h
+        if self.mixer is not None:
+            mixed, state = self.mixer(normed, forest, state or None)
+            after = h + mixed
+        if self.mlp is None:
             return after, state
-        entering = h if self.spec.pattern == "parallel" else after
-        return after + self.mlp(self.norm2(entering)), state
+        if self.norm2 is not None:
+            normed = self.norm2(h if self.spec.pattern == "parallel" else after)
+        return after + self.mlp(normed), state
 
 
 class Decoder(nn.Module):

@@ -23,20 +23,40 @@ class Norm:
 
 @dataclass(frozen=True)
 class SSD:
-    """Mamba-2's mixer: scalar decay per head, B and C shared by the heads of a group.
+    """Mamba-2's mixer and its relatives: scalar decay per head, heads in groups that share.
 
-    in_proj rows are [z (H·P) | x (H·P) | B (G·N) | C (G·N) | dt (H)].
+    in_proj rows are [z | x | B | C | dt] in every family; the convolution's channels [x | B | C].
+    Head h belongs to group h // (H / G). With `shared` "bc" the heads of a group share B and C
+    (Mamba-2, Phi-Mamba): z and x are (H, P), B and C are (G, N). With "xb" they share x and B,
+    as keys and values are shared in grouped-query attention (Llama hybrids): z is (H, P), x is
+    (G, P), B is (G, N), C is (H, N). dt is (H) always.
+
+    `discrete` is Phi-Mamba's form: the projected dt is an a with decay sigmoid(−a), x is not
+    scaled by a step, and there are neither A_log nor dt_bias.
+
+    `norm_groups` parts of the gated output have an RMSNorm each; 0 is no norm.
     """
 
     n_heads: int
     head_dim: int
     d_state: int
     n_groups: int = 1
+    shared: Literal["bc", "xb"] = "bc"
+    discrete: bool = False
     d_conv: int = 4
     conv_bias: bool = True
-    proj_bias: bool = False
+    conv_activation: Literal["silu", "identity"] = "silu"
+    in_bias: bool = False
+    out_bias: bool = False
+    z_bias: bool = False
+    norm_groups: int = 1
     norm_eps: float = 1e-5
     dt_limit: tuple[float, float] = (0.0, float("inf"))
+
+    @property
+    def heads_per_group(self) -> int:
+        """R = H / G."""
+        return self.n_heads // self.n_groups
 
     @property
     def d_inner(self) -> int:
@@ -44,9 +64,24 @@ class SSD:
         return self.n_heads * self.head_dim
 
     @property
+    def d_x(self) -> int:
+        """Channels of x."""
+        return (self.n_heads if self.shared == "bc" else self.n_groups) * self.head_dim
+
+    @property
+    def d_b(self) -> int:
+        """Channels of B."""
+        return self.n_groups * self.d_state
+
+    @property
+    def d_c(self) -> int:
+        """Channels of C."""
+        return (self.n_groups if self.shared == "bc" else self.n_heads) * self.d_state
+
+    @property
     def d_xbc(self) -> int:
         """Channels of the convolution: x, B and C."""
-        return self.d_inner + 2 * self.n_groups * self.d_state
+        return self.d_x + self.d_b + self.d_c
 
 
 @dataclass(frozen=True)
@@ -61,18 +96,33 @@ class SelectiveScan:
     dt_rank: int
     d_conv: int = 4
     conv_bias: bool = True
-    proj_bias: bool = False
+    in_bias: bool = False
+    out_bias: bool = False
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """Llama 3's stretching of rotary frequencies to longer texts (`rope_type` "llama3")."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_length: int
 
 
 @dataclass(frozen=True)
 class Attention:
-    """Causal softmax attention with rotary positions on the first `rotary_dim` of each head."""
+    """Causal softmax attention with rotary positions on the first `rotary_dim` of each head.
+
+    Query head h reads key and value head h // (n_heads / n_kv_heads).
+    """
 
     n_heads: int
     n_kv_heads: int
     head_dim: int
     rotary_dim: int
     rope_theta: float = 10000.0
+    rope_scaling: RopeScaling | None = None
     bias: bool = True
 
 
@@ -92,13 +142,16 @@ Mixer = SSD | SelectiveScan | Attention
 class Layer:
     """One block. `sequential`: h += mixer(norm h); h += mlp(norm2 h).
 
-    `parallel`: h += mixer(norm h) + mlp(norm2 h), both on the h that enters the block.
+    `parallel`: h += mixer(norm h) + mlp(norm2 h), both on the h that enters the block; with
+    `one_norm` norm2 is norm itself, as in Phi. A layer whose mixer was removed has `mixer`
+    None, and no norm before it unless the MLP uses it.
     """
 
-    mixer: Mixer
+    mixer: Mixer | None
     norm: Norm
     mlp: MLP | None = None
     pattern: Literal["sequential", "parallel"] = "sequential"
+    one_norm: bool = False
 
 
 @dataclass(frozen=True)

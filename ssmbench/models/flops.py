@@ -23,18 +23,15 @@ class Parameters(NamedTuple):
 def parameters(description: d.Description) -> Parameters:
     """Count the parameters of a model; tied embeddings count once."""
     dm = description.d_model
-    mixers = [mixer_parameters(dm, layer.mixer) for layer in description.layers]
-    ssm = sum(
-        n
-        for n, layer in zip(mixers, description.layers, strict=True)
-        if not isinstance(layer.mixer, d.Attention)
-    )
+    sizes = [layer.mixer for layer in description.layers if layer.mixer is not None]
+    ssm = sum(mixer_parameters(dm, m) for m in sizes if not isinstance(m, d.Attention))
+    attention = sum(mixer_parameters(dm, m) for m in sizes if isinstance(m, d.Attention))
     rest = sum(_block_rest(dm, layer) for layer in description.layers)
     head = 0 if description.tie_embeddings else dm * description.vocab_size
     head += description.vocab_size if description.head_bias else 0
     embedding = dm * description.vocab_size
     norm = _norm_parameters(dm, description.final_norm)
-    return Parameters(sum(mixers) + rest + embedding + head + norm, ssm)
+    return Parameters(ssm + attention + rest + embedding + head + norm, ssm)
 
 
 def mixer_parameters(d_model: int, mixer: d.Mixer) -> int:
@@ -43,13 +40,14 @@ def mixer_parameters(d_model: int, mixer: d.Mixer) -> int:
         case d.SSD():
             rows = mixer.d_inner + mixer.d_xbc + mixer.n_heads
             conv = mixer.d_xbc * (mixer.d_conv + mixer.conv_bias)
-            bias = (rows + d_model) * mixer.proj_bias
-            small = 3 * mixer.n_heads + mixer.d_inner
+            bias = rows * mixer.in_bias + d_model * mixer.out_bias
+            small = mixer.n_heads * (1 if mixer.discrete else 3)
+            small += mixer.d_inner * (mixer.z_bias + bool(mixer.norm_groups))
             return d_model * (rows + mixer.d_inner) + conv + bias + small
         case d.SelectiveScan():
             e, n, r = mixer.d_inner, mixer.d_state, mixer.dt_rank
             conv = e * (mixer.d_conv + mixer.conv_bias)
-            bias = (2 * e + d_model) * mixer.proj_bias
+            bias = 2 * e * mixer.in_bias + d_model * mixer.out_bias
             return 3 * d_model * e + conv + bias + e * (r + 2 * n) + (r + 1) * e + e * n + e
         case d.Attention():
             q, kv = mixer.n_heads * mixer.head_dim, mixer.n_kv_heads * mixer.head_dim
@@ -63,11 +61,13 @@ def _norm_parameters(d_model: int, norm: d.Norm) -> int:
 def _block_rest(d_model: int, layer: d.Layer) -> int:
     """Count a block's norms and MLP."""
     norm = _norm_parameters(d_model, layer.norm)
+    before_mixer = norm * (layer.mixer is not None or (layer.one_norm and layer.mlp is not None))
     if layer.mlp is None:
-        return norm
+        return before_mixer
     rows = layer.mlp.d_hidden * (2 if layer.mlp.kind == "swiglu" else 1)
     bias = (rows + d_model) * layer.mlp.bias
-    return 2 * norm + d_model * (rows + layer.mlp.d_hidden) + bias
+    before_mlp = 0 if layer.one_norm else norm
+    return before_mixer + before_mlp + d_model * (rows + layer.mlp.d_hidden) + bias
 
 
 def forward_flops(description: d.Description, *, tokens: int, scored: int | None = None) -> int:
@@ -86,7 +86,7 @@ def forward_flops(description: d.Description, *, tokens: int, scored: int | None
 
 def layer_flops(d_model: int, layer: d.Layer, tokens: int) -> int:
     """Count one block over `tokens` positions: norms, mixer, residual additions, MLP."""
-    total = tokens * 5 * d_model
+    total = 0 if layer.mixer is None else tokens * 5 * d_model
     match layer.mixer:
         case d.SSD():
             total += tokens * _ssd(d_model, layer.mixer)
@@ -97,17 +97,21 @@ def layer_flops(d_model: int, layer: d.Layer, tokens: int) -> int:
     if layer.mlp is not None:
         gated = layer.mlp.kind == "swiglu"
         products = 2 * d_model * layer.mlp.d_hidden * (3 if gated else 2)
-        total += tokens * (products + 5 * layer.mlp.d_hidden + 5 * d_model)
+        own_norm = layer.mixer is None or not layer.one_norm
+        around = 5 if own_norm else 1
+        total += tokens * (products + 5 * layer.mlp.d_hidden + around * d_model)
     return total
 
 
 def _ssd(dm: int, m: d.SSD) -> int:
-    """Count Mamba-2's mixer for one position."""
+    """Count the mixer of Mamba-2, or a relative of it, for one position."""
     e, h = m.d_inner, m.n_heads
     products = 2 * dm * (e + m.d_xbc + h) + 2 * e * dm + 2 * m.d_conv * m.d_xbc
     scan = 5 * h * m.head_dim * m.d_state + h * (m.head_dim + 3)
-    # SiLU of x, B, C; D·x and its addition; the gate; the gated norm; softplus of dt.
-    other = 4 * m.d_xbc + 2 * e + 5 * e + 4 * e + 5 * h
+    # The convolution's activation; D·x and its addition; the gate; softplus of dt.
+    other = 4 * m.d_xbc * (m.conv_activation == "silu") + 2 * e + 5 * e + 5 * h
+    # The gated norm; the gate's bias.
+    other += 4 * e * bool(m.norm_groups) + e * m.z_bias
     return products + scan + other
 
 

@@ -44,9 +44,10 @@ def initialise(model: Decoder, *, seed: int) -> None:
 
 def _initialise_scan(module: nn.Module, generator: torch.Generator) -> None:
     if isinstance(module, mixers.SSDMixer):
-        module.dt_bias.copy_(_dt_bias(module.sizes.n_heads, generator))
-        a = torch.empty(module.sizes.n_heads).uniform_(1, 16, generator=generator)
-        module.A_log.copy_(a.log())
+        if module.dt_bias is not None and module.A_log is not None:
+            module.dt_bias.copy_(_dt_bias(module.sizes.n_heads, generator))
+            a = torch.empty(module.sizes.n_heads).uniform_(1, 16, generator=generator)
+            module.A_log.copy_(a.log())
         module.D.fill_(1)
     elif isinstance(module, mixers.SelectiveScanMixer):
         module.dt_proj.bias.copy_(_dt_bias(module.sizes.d_inner, generator))

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ssmbench import plugins
 from ssmbench.errors import CheckpointError, UnknownName
+from ssmbench.models import layout
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from ssmbench.models.description import Description
 
@@ -131,12 +132,23 @@ def recognise(folder: Path) -> str:
         raise CheckpointError(f"{folder}: found no folder; expected a model folder or a hub id.")
     files = json_files(folder)
     families = plugins.names("family")
+    if layout.is_ours(files):
+        return _own_family(layout.describe(files, str(folder)).family, folder, families)
     claims = [f for f in families if plugins.load("family", f).recognises(files)]
     if len(claims) == 1:
         return claims[0]
     looked = "\n".join(f"  {f}: {plugins.load('family', f).LOOKS_FOR}" for f in families)
     found = "several families claim it: " + ", ".join(claims) if claims else _what(folder, files)
     raise CheckpointError(f"{folder}: {found}. Looked for:\n{looked}")
+
+
+def _own_family(name: str, folder: Path, families: Sequence[str]) -> str:
+    if name not in families:
+        raise CheckpointError(
+            f"{folder}/config.json: found a model of the family {name!r}; this version of ssmbench "
+            f"has {', '.join(families)}."
+        )
+    return name
 
 
 def _what(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> str:
@@ -154,7 +166,9 @@ def describe(folder: Path) -> Description:
         CheckpointError: the folder is not a model of a known family.
     """
     family = plugins.load("family", recognise(folder))
-    result: Description = family.describe(json_files(folder), str(folder))
+    files = json_files(folder)
+    describes = layout if layout.is_ours(files) else family
+    result: Description = describes.describe(files, str(folder))
     return result
 
 

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any, Literal
 
+from ssmbench import plugins
+
 IDENTITY_VERSION = 1
 
 Kind = Literal["quality", "timing"]
@@ -105,9 +107,10 @@ class Calibration:
 
     `data` is a known set's name ("wikitext", "tinyworld") or, for a file of the user's own,
     "sha256:" and its content's hash, in which case `path` says where the file is: a moved
-    file is the same text. `version` is that of a text which the package generates. `seed` is
-    the number that the windows are drawn with, nothing to be added: the grid's calibration
-    seed plus the cell's seed.
+    file is the same text. `split` is the part of a known set that is read, never one that is
+    scored. `version` is that of a text which the package generates. `seed` is the number that
+    the windows are drawn with, nothing to be added: the grid's calibration seed plus the
+    cell's seed.
     """
 
     data: str = identity()
@@ -116,6 +119,7 @@ class Calibration:
     seed: int = identity()
     version: int | None = identity(default=None)
     path: str | None = runtime(default=None)
+    split: str | None = identity(default=None)
 
 
 @dataclass(frozen=True)
@@ -154,9 +158,8 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """A short name for people: `zoo-mamba-s · wanda 0.5 · seed 0`."""
-        steps = (s.name if s.name == "dense" else f"{s.name} {s.ratio:g}" for s in self.steps)
-        parts = [self.model.name, " + ".join(steps)]
+        """A short name for people: `zoo-mamba-s · wanda 0.5 (targets=in_proj) · seed 7`."""
+        parts = [self.model.name, " + ".join(map(_step_label, self.steps))]
         if self.fine_tune.kind != "none":
             parts.append(self.fine_tune.kind)
         if self.seed:
@@ -180,6 +183,24 @@ class Cell:
             seed=data["seed"],
             dtype=data["dtype"],
         )
+
+
+def _step_label(step: Step) -> str:
+    """Name a step with its ratio and those parameters that are not the method's defaults."""
+    if step.name == "dense":
+        return step.name
+    usual = default_params(step.name)
+    told = [f"{k}={v}" for k, v in step.params.items() if usual.get(k, v) != v]
+    return f"{step.name} {step.ratio:g}" + (f" ({', '.join(told)})" if told else "")
+
+
+@cache
+def default_params(method: str) -> Mapping[str, Any]:
+    """Give a method's default parameters; nothing for one that this version does not know."""
+    if method not in plugins.names("method"):
+        return {}
+    defaults: dict[str, Any] = plugins.load("method", method).Params().model_dump(mode="json")
+    return defaults
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,16 @@
   calibration text, whose windows are drawn with the grid's calibration seed plus the cell's.
   Everything else is planned once, with seed 0.
 * A cell has a calibration only where one of its steps needs one.
+* A method's entry that is for some models only makes cells of these alone.
+
+What a method needs follows from its parameters: `needs(params)` in its file.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ssmbench import plugins
@@ -20,7 +24,7 @@ from ssmbench.plan.cells import Calibration, Cell, Entry, FineTune, Model, Resou
 from ssmbench.plan.resolve import Text, resolve_model, resolve_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from ssmbench.grid.schema import CalibrationEntry, GridFile, MethodEntry, ResourcesEntry
 
@@ -28,10 +32,20 @@ ZOO_TEXT, TEXT = "tinyworld", "wikitext"
 
 
 class Recipe(NamedTuple):
-    """How a model is compressed: the steps that remove something, and what they need."""
+    """How models are compressed.
+
+    `steps` are those that remove something, `needs` is what they need together, `calibration`
+    the text for it; `entry` says for which models, None for all.
+    """
 
     steps: tuple[Step, ...]
     needs: frozenset[str]
+    calibration: CalibrationEntry
+    entry: MethodEntry | None = None
+
+    def is_for(self, model: str) -> bool:
+        """Whether the model of this name is compressed so."""
+        return self.entry is None or self.entry.is_for(model)
 
 
 def expand(file: GridFile, *, limit: int | None = None, device: str | None = None) -> list[Entry]:
@@ -66,20 +80,24 @@ def expand(file: GridFile, *, limit: int | None = None, device: str | None = Non
 
 def _cells(file: GridFile) -> Iterator[Cell]:
     grid = file.grid
-    recipes = [_dense(), *itertools.chain.from_iterable(map(_recipes, grid.methods))]
+    recipes = [_dense(grid.calibration)]
+    for method in grid.methods:
+        recipes += _recipes(method, grid.calibration.with_own(method.calibration))
     trainings = [FineTune(kind) for kind in grid.fine_tune]
+    resolve = cache(partial(resolve_text, folder=file.folder))
     for entry in grid.models:
         model = resolve_model(entry, file.folder)
-        text = resolve_text(_text(grid.calibration, model), file.folder)
-        for training, recipe in itertools.product(trainings, recipes):
+        meant = [recipe for recipe in recipes if recipe.is_for(entry.label)]
+        for training, recipe in itertools.product(trainings, meant):
             for seed in grid.seeds if recipe.needs & {"seed", "calibration"} else (0,):
-                calibration = None
+                text = None
                 if "calibration" in recipe.needs:
-                    calibration = _calibration(grid.calibration, text, seed)
+                    found = resolve(_text(recipe.calibration, model))
+                    text = _calibration(recipe.calibration, found, seed)
                 yield Cell(
                     model=model,
                     steps=recipe.steps,
-                    calibration=calibration,
+                    calibration=text,
                     fine_tune=training,
                     seed=seed,
                     dtype=grid.dtype,
@@ -96,7 +114,7 @@ def _calibration(entry: CalibrationEntry, text: Text, seed: int) -> Calibration:
     )
 
 
-def _recipes(entry: MethodEntry) -> Iterator[Recipe]:
+def _recipes(entry: MethodEntry, calibration: CalibrationEntry) -> Iterator[Recipe]:
     """Give one recipe a ratio."""
     own = own_ratios(entry)
     single = len(entry.steps) == 1
@@ -105,30 +123,28 @@ def _recipes(entry: MethodEntry) -> Iterator[Recipe]:
         ratios = {name: float(str(own.get(name, ratio))) for name in entry.steps}
         removing = [name for name in entry.steps if name != DENSE and ratios[name] > 0]
         if not removing:
-            yield _dense()
+            yield _dense(calibration)
             continue
-        modules = [plugins.load("method", name) for name in removing]
-        steps = (_step(name, ratios[name], params[name]) for name in removing)
-        yield Recipe(tuple(steps), frozenset().union(*(m.NEEDS for m in modules)))
+        made = [_step(name, ratios[name], params[name]) for name in removing]
+        needs = frozenset[str]().union(*(need for _, need in made))
+        yield Recipe(tuple(step for step, _ in made), needs, calibration, entry)
 
 
-def _dense() -> Recipe:
-    return Recipe((_step(DENSE, 0.0, {}),), frozenset())
+def _dense(calibration: CalibrationEntry) -> Recipe:
+    return Recipe((_step(DENSE, 0.0, {})[0],), frozenset(), calibration)
 
 
-def _step(name: str, ratio: float, params: Any) -> Step:
+def _step(name: str, ratio: float, params: Any) -> tuple[Step, frozenset[str]]:
+    """Give a step and what it needs.
+
+    Defaults are filled in, so that leaving a parameter out and giving its default are the same.
+    """
     method = plugins.load("method", name)
     given = {key: value for key, value in params.items() if key != "ratio"}
-    return Step(
-        name=name, version=method.VERSION, ratio=ratio, params=_filled(method.Params, given)
-    )
-
-
-def _filled(schema: Any, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Fill in defaults, so that leaving a parameter out and giving its default are the same."""
-    checked = schema.model_validate_json(json.dumps(params), strict=True)
+    checked = method.Params.model_validate_json(json.dumps(given), strict=True)
     filled: dict[str, Any] = checked.model_dump(mode="json")
-    return filled
+    step = Step(name=name, version=method.VERSION, ratio=ratio, params=filled)
+    return step, method.needs(checked)
 
 
 def _suites(file: GridFile, *, limit: int | None, device: str | None) -> Iterator[Suite]:

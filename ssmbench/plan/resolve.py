@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ssmbench.grid.catalogue import by_source, catalogue
-from ssmbench.grid.check import TEXTS
 from ssmbench.models import source
 from ssmbench.plan.cells import Model
 
@@ -72,22 +71,28 @@ def describe(model: Model) -> Description | None:
     return known.describe() if known else None
 
 
+# The part of each known text that calibration reads; evaluation reads others.
+SPLITS = {"c4": "train", "tinyworld": "calibration", "wikitext": "train"}
+
+
 class Text(NamedTuple):
     """A calibration text, in the words of `cells.Calibration`."""
 
     data: str
     version: int | None = None
     path: str | None = None
+    split: str | None = None
 
 
 def resolve_text(data: str, folder: Path) -> Text:
     """Find a calibration text: a known set, or a file or folder relative to `folder`."""
-    if data == "tinyworld":
-        from ssmbench.zoo import tinyworld
+    if data in SPLITS:
+        version = None
+        if data == "tinyworld":
+            from ssmbench.zoo import tinyworld
 
-        return Text(data, version=tinyworld.VERSION)
-    if data in TEXTS:
-        return Text(data)
+            version = tinyworld.VERSION
+        return Text(data, version=version, split=SPLITS[data])
     path = (folder / Path(data).expanduser()).resolve()
     files = [path] if path.is_file() else sorted(path.rglob("*"))
     content = _hash_files(path, [f for f in files if f.is_file()])

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from ssmbench.plan.cells import default_params
 from ssmbench.report._table import Column, Shown
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping, Sequence
 
 DENSE = "dense"
+_NOTHING = object()
 NOT_RUN = "not run"
 _SAME = (
     "model",
@@ -161,6 +163,16 @@ def _settings(cell: Mapping[str, Any]) -> dict[str, Any]:
     return settings | {f"calibration.{k}": v for k, v in calibration.items()}
 
 
+def _usual(cell: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what the parameters among a chain's settings are by default."""
+    steps = json.loads(cell["params"])
+    return {
+        (f"{step['name']}." if len(steps) > 1 else "") + name: value
+        for step in steps
+        for name, value in default_params(step["name"]).items()
+    }
+
+
 def _varied(cells: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     """Find, for each method, the settings in which its rows differ."""
     seen: dict[str, dict[str, set[str]]] = {}
@@ -203,7 +215,12 @@ def _key(
 ) -> tuple[Shown, ...]:
     cell = group[0]
     settings = _settings(cell)
-    told = [f"{n}={_value(settings[n])}" for n in varied[cell["method"]] if n in settings]
+    usual = _usual(cell)
+    told = [
+        f"{n}={_value(settings[n])}"
+        for n in varied[cell["method"]]
+        if n in settings and settings[n] != usual.get(n, _NOTHING)
+    ]
     method = f"{cell['method']} ({', '.join(told)})" if told else str(cell["method"])
     texts: dict[str, Any] = {
         "model": cell["model"],

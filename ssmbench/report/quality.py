@@ -20,6 +20,7 @@ TITLE = "Quality"
 ORDER = 1
 
 _MARKS = {"below": "▼", "above": "▲", "unclear": "", "": ""}
+CHANGE_UNITS = {"fraction": "points", "perplexity": "nats/token", "number": ""}
 _PARTS = ("value", "stderr", "diff", "low", "high", "seed_sd")
 
 
@@ -41,15 +42,21 @@ def build(tables: Mapping[str, pl.LazyFrame]) -> list[Table]:
 
 
 def mean_scores(
-    tables: Mapping[str, pl.LazyFrame], rows: Rows
+    tables: Mapping[str, pl.LazyFrame], rows: Rows, *, kind: str = "fraction", paired: bool = False
 ) -> tuple[Panel | None, dict[int, Score]]:
     """Give the first suite's mean score of every row that has one, and that suite's panel.
 
     For tables that must not stand without quality.
+
+    Args:
+        tables: as for `build`.
+        rows: the table's.
+        kind: "fraction" for the mean over a suite's tasks, "perplexity" for its first text.
+        paired: whether to pair the documents with the dense row's too, which takes longest.
     """
-    found = scores(tables["metrics"], tables["samples"], rows.frame, differences=False)
+    found = scores(tables["metrics"], tables["samples"], rows.frame, differences=paired)
     for panel in find_panels(tables["metrics"], tables["samples"]):
-        if panel.kind == "fraction":
+        if panel.kind == kind:
             means = {row.index: _mean(panel, row, found) for row in rows.rows}
             return panel, {i: s for i, s in means.items() if s.value is not None}
     return None, {}
@@ -67,8 +74,8 @@ def _panel_tables(
             line.insert(0, _mean(panel, row, found))
     pairs = list(zip(rows.rows, grid, strict=True))
     cells = [[_shown_score(panel, score, row) for score in line] for row, line in pairs]
-    changes = [[_shown_difference(panel, score, row) for score in line] for row, line in pairs]
-    change_unit = {"fraction": "points", "perplexity": "nats/token", "number": ""}[panel.kind]
+    changes = [[shown_difference(panel, score, row) for score in line] for row, line in pairs]
+    change_unit = CHANGE_UNITS[panel.kind]
     columns = [Column(name, parts=_PARTS, prefix=name) for name in names]
     beside = len(names) == 1
     if beside:
@@ -98,14 +105,14 @@ def _panel_tables(
         columns=(*rows.columns, *(Column(name) for name in names)),
         rows=_joined(rows, changes),
         sections=rows.sections,
-        notes=(_INTERVAL,),
+        notes=(INTERVAL,),
         warnings=warnings,
         csv=False,
     )
     return [table, differences]
 
 
-_INTERVAL = (
+INTERVAL = (
     "Compressed minus dense, paired by document, with its 95 % interval."
     " ▼ below, ▲ above: zero is outside the interval. An interval without width says only that"
     " all n documents changed alike (0.0: none did); about 3/n cannot be ruled out."
@@ -158,6 +165,8 @@ def _score(
 
 
 def _mean(panel: Panel, row: Row, found: Mapping[Key, Score]) -> Score:
+    if panel.kind != "fraction":
+        return _score(panel, row, found, panel.columns[0])
     parts = [_score(panel, row, found, (t, panel.metric)) for t in panel.averaged]
     without = [p for p in parts if p.value is None]
     return without[0] if without and len(without) == len(parts) else mean_score(parts)
@@ -200,7 +209,8 @@ def _seeds_missing(score: Score, row: Row) -> str | None:
     return f"mean of {len(score.seeds)} of {len(row.cells)} seeds: {why}"
 
 
-def _shown_difference(panel: Panel, score: Score, row: Row) -> Shown:
+def shown_difference(panel: Panel, score: Score, row: Row) -> Shown:
+    """Show what compression changed, with its 95 % interval."""
     change = score.difference
     if row.is_dense and row.dense == row.index and score.value is not None:
         return Shown("dense")

@@ -6,6 +6,7 @@ once both end with the first one's files.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 
     from ssmbench.store.folder import RunFolder
 
+# Written last: the key in plain form, and the other files with their SHA-256.
 _KEY_FILE = "key.json"
+_MEND = "Delete this folder and run again: what it held is computed anew."
 
 
 class Artifacts:
@@ -42,10 +45,14 @@ class Artifacts:
             return None
         try:
             found = json.loads((path / _KEY_FILE).read_bytes())
-        except (OSError, ValueError) as problem:
-            raise StoreError(f"{path}: is damaged ({problem}). Delete it and run again.") from None
-        if found != json.loads(json.dumps(dict(key))):
-            raise StoreError(f"{path}: belongs to another key. Delete it and run again.")
+            same = found["key"] == json.loads(json.dumps(dict(key)))
+            changed = [n for n, known in found["files"].items() if _hash(path / n) != known]
+        except (OSError, ValueError, KeyError, TypeError) as problem:
+            raise StoreError(f"{path}: is damaged ({problem}). {_MEND}") from None
+        if not same:
+            raise StoreError(f"{path}: belongs to another key. {_MEND}")
+        if changed:
+            raise StoreError(f"{path}: is damaged ({changed[0]} has changed). {_MEND}")
         return path
 
     def publish(self, key: Mapping[str, Any], write: Callable[[Path], None]) -> Path:
@@ -62,9 +69,17 @@ class Artifacts:
         if self.get(key) is None:
             with atomic.new_folder(path) as temporary:
                 write(temporary)
-                text = json.dumps(dict(key), sort_keys=True, allow_nan=False)
+                files = sorted(p for p in temporary.rglob("*") if p.is_file())
+                hashes = {p.relative_to(temporary).as_posix(): _hash(p) for p in files}
+                told = {"key": dict(key), "files": hashes}
+                text = json.dumps(told, sort_keys=True, allow_nan=False)
                 atomic.write_synced(temporary / _KEY_FILE, text.encode())
         return path
 
     def _path(self, key: Mapping[str, Any]) -> Path:
         return self._folder.artifacts_dir / digest(dict(key), 20)
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -58,7 +58,7 @@ CELLS = (
     Column("nonzero_mixer", _INT, "Weights of the mixers that are not zero."),
     Column("compression_mixer", _REAL, "Fraction of the mixers' stored weights that is gone."),
     Column("compression_model", _REAL, "Fraction of the model's stored weights that is gone."),
-    Column("ratio_achieved", _REAL, "Zeros or removed units among what the method targets."),
+    Column("ratio_achieved", _REAL, "Zeros or removed units, of those the last method targets."),
     Column("state_bytes", _INT, "Recurrent state of one sequence, bytes."),
     Column("state_bytes_dense", _INT, "The same for the uncompressed model, bytes."),
     Column("flops_per_token", _REAL, "FLOPs of a forward pass over 512 tokens, per token."),
@@ -66,6 +66,7 @@ CELLS = (
     Column("fingerprint", _TEXT, "What stands for the weights: hub revision or file hash."),
     Column("fine_tune_params", _TEXT, "JSON: the parameters of the training."),
     Column("label", _TEXT, "A short name for people."),
+    Column("compression_paper_percent", _INT, "Comp. of arXiv:2502.18886: 100 − ⌊100 · kept⌋, %."),
 )
 
 METRICS = (

@@ -101,6 +101,13 @@ def write_overlay(folder: Path, tasks: Iterable[str], *, data: Path | None, shot
         (folder / f"{name}.yaml").write_text(json.dumps(config))
 
 
+def scored_files(tasks: Iterable[str], data: Path | None) -> list[Path]:
+    """Give the files of the local data whose documents these tasks score; of unknown ones none."""
+    known = [LOCAL_TASKS[name].splits for name in tasks if name in LOCAL_TASKS]
+    scored = [splits.get("test") or splits["validation"] for splits in known]
+    return [] if data is None else [data / name for name in scored]
+
+
 def original(name: str) -> Path:
     """Give the path of an installed lm-eval task file."""
     package = importlib.util.find_spec("lm_eval")

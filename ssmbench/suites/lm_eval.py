@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ssmbench.suites._overlay import scored_files
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ssmbench.suites._context import Context, Result
 
 VERSION = 1
@@ -28,6 +32,11 @@ def provides(params: Params) -> dict[str, Any]:
     """Give what else makes the numbers: lm-eval's version, which fixes prompts and metrics."""
     del params
     return {"lm_eval": version("lm-eval")}
+
+
+def files(params: Params, data: Path | None) -> list[Path]:
+    """Give the local files that are scored."""
+    return scored_files(params.tasks, data)
 
 
 def run(context: Context, params: Params) -> Result:

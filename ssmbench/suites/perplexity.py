@@ -8,6 +8,7 @@ the first paper's code scores, is not there.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from pathlib import Path
@@ -60,6 +61,13 @@ def provides(params: Params) -> dict[str, Any]:
     return {"sha256": hashlib.sha256(_own_file(params.data).read_bytes()).hexdigest()}
 
 
+def files(params: Params, data: Path | None) -> list[Path]:
+    """Give the local files that are scored."""
+    if params.data == "wikitext":
+        return [] if data is None else [data / WIKITEXT_FILE]
+    return [] if params.data == "tinyworld" else [Path(params.data)]
+
+
 def tokens(params: Params, limit: int | None) -> int | None:
     """Estimate the tokens that a model runs over, for the plan's FLOPs."""
     known = {"wikitext": WIKITEXT_TOKENS, "tinyworld": TINYWORLD_TOKENS}
@@ -98,11 +106,7 @@ def text_lines(data: str, folder: Path | None) -> list[str]:
         DataError: the text cannot be found; the message says how to bring it.
     """
     if data == "tinyworld":
-        from ssmbench.zoo import tinyworld
-
-        words = tinyworld.text("evaluation", TINYWORLD_TOKENS, TINYWORLD_SEED).split(" ")
-        starts = range(0, len(words), TINYWORLD_LINE)
-        return [" ".join(words[i : i + TINYWORLD_LINE]) for i in starts]
+        return list(_tinyworld_lines())
     if data != "wikitext":
         return _lines(_own_file(data))
     if folder is None:
@@ -190,6 +194,16 @@ def _lines(path: Path) -> list[str]:
     # Only "\n" ends a line: str.splitlines would also cut at characters inside a text.
     text = path.read_bytes().decode("utf-8")
     return [line + "\n" for line in text.split("\n")]
+
+
+@functools.cache
+def _tinyworld_lines() -> tuple[str, ...]:
+    """Tell the stories, once a process."""
+    from ssmbench.zoo import tinyworld
+
+    words = tinyworld.text("evaluation", TINYWORLD_TOKENS, TINYWORLD_SEED).split(" ")
+    starts = range(0, len(words), TINYWORLD_LINE)
+    return tuple(" ".join(words[i : i + TINYWORLD_LINE]) for i in starts)
 
 
 def _wikitext_of_the_hub() -> list[str]:

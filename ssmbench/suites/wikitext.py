@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
+from ssmbench.suites._overlay import scored_files
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ssmbench.suites._context import Context, Result
 
 VERSION = 1
@@ -30,6 +34,12 @@ def provides(params: Params) -> dict[str, Any]:
     """Give what else makes the numbers: lm-eval's version, which fixes the task."""
     del params
     return {"lm_eval": version("lm-eval")}
+
+
+def files(params: Params, data: Path | None) -> list[Path]:
+    """Give the local files that are scored."""
+    del params
+    return scored_files(("wikitext",), data)
 
 
 def tokens(params: Params, limit: int | None) -> int | None:

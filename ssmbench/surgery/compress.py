@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ssmbench import plugins
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+    from torch import Tensor
 
     from ssmbench.models.decoder import Decoder
-    from ssmbench.surgery.context import MethodContext
+    from ssmbench.surgery.context import MethodContext, Share
 
 
 class StepLike(Protocol):
@@ -29,6 +32,8 @@ class StepLike(Protocol):
 def apply(model: Decoder, steps: Sequence[StepLike], context: MethodContext) -> float | None:
     """Compress a model in place, step by step.
 
+    Statistics that a step shares are those of the model that the steps before it have left.
+
     Returns:
         The last step's achieved ratio, measured on the model; None where it removes nothing
         that can be counted (dense).
@@ -41,5 +46,32 @@ def apply(model: Decoder, steps: Sequence[StepLike], context: MethodContext) -> 
         context.report(f"compress: {step.name}", i, len(steps))
         method = plugins.load("method", step.name)
         params = method.Params.model_validate(dict(step.params))
-        achieved = method.compress(model, ratio=step.ratio, params=params, context=context)
+        own = dataclasses.replace(context, share=_after(steps[:i], context))
+        achieved = method.compress(model, ratio=step.ratio, params=params, context=own)
     return achieved
+
+
+def _after(steps: Sequence[StepLike], context: MethodContext) -> Share:
+    """Give `context.share` with the steps before in its keys, where there are any.
+
+    They may have drawn at random, so the cell's seed belongs to them.
+    """
+    if not steps:
+        return context.share
+    after = {
+        "seed": context.seed,
+        "steps": [
+            {
+                "name": step.name,
+                "version": plugins.load("method", step.name).VERSION,
+                "ratio": step.ratio,
+                "params": dict(step.params),
+            }
+            for step in steps
+        ],
+    }
+
+    def share(key: Mapping[str, Any], compute: Callable[[], dict[str, Tensor]]) -> Any:
+        return context.share({**key, "after": after}, compute)
+
+    return share

@@ -14,13 +14,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ssmbench.errors import CheckpointError
 from ssmbench.models import description as d
-from ssmbench.models.keys import Config
+from ssmbench.models import rope
+from ssmbench.models.fused import mixers
+from ssmbench.models.keys import Config, expansion, multiple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import torch
     from torch import Tensor
+else:
+    from ssmbench.lazy import torch
 
 LOOKS_FOR = 'config.json with model_type "gpt_neox"'
 
@@ -51,6 +57,10 @@ IGNORED = (
     _LAYER + "attention.rotary_emb.inv_freq",
     "gpt_neox.rotary_emb.inv_freq",
 )
+TRANSFORMERS_KEYS = KEYS
+
+# Names of the same approximation.
+_TANH = ("gelu_new", "gelu_fast", "gelu_pytorch_tanh")
 
 
 def recognises(files: Mapping[str, Mapping[str, Any]]) -> bool:
@@ -61,24 +71,24 @@ def recognises(files: Mapping[str, Mapping[str, Any]]) -> bool:
 def describe(files: Mapping[str, Mapping[str, Any]], where: str) -> d.Description:
     """Read the description of a folder that `recognises` accepted."""
     config = Config(files["config.json"], f"{where}/config.json")
-    config.only({"hidden_act": ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh")})
-    rope = Config(config.get("rope_parameters") or {}, f"{config.where}: rope_parameters")
-    rope.only({"rope_type": ("default",)})
+    config.only({"hidden_act": ("gelu", *_TANH)})
+    positions = rope.read(config, theta="rotary_emb_base", fraction="rotary_pct", default=0.25)
     d_model, n_heads = config.number("hidden_size"), config.number("num_attention_heads")
-    head_dim = d_model // n_heads
-    fraction = rope.get("partial_rotary_factor", config.get("rotary_pct", 0.25))
+    head_dim = multiple(d_model, n_heads, config.where, "hidden_size")
     attention = d.Attention(
         n_heads=n_heads,
         n_kv_heads=n_heads,
         head_dim=head_dim,
-        rotary_dim=int(head_dim * fraction),
-        rope_theta=float(rope.get("rope_theta", config.get("rotary_emb_base", 10000))),
-        bias=config.get("attention_bias", True),
+        rotary_dim=int(head_dim * positions.fraction),
+        rope_theta=positions.theta,
+        rope_scaling=positions.scaling,
+        bias=config.flag("attention_bias", default=True),
     )
-    exact = config.get("hidden_act", "gelu") == "gelu"
-    mlp = d.MLP("gelu" if exact else "gelu_tanh", config.number("intermediate_size"), bias=True)
-    norm = d.Norm("layer", config.get("layer_norm_eps", 1e-5))
-    parallel = config.get("use_parallel_residual", True)
+    approximate = config.get("hidden_act") in _TANH
+    width = config.number("intermediate_size")
+    mlp = d.MLP("gelu_tanh" if approximate else "gelu", width, bias=True)
+    norm = d.Norm("layer", config.real("layer_norm_eps", default=1e-5))
+    parallel = config.flag("use_parallel_residual", default=True)
     layer = d.Layer(attention, norm, mlp, "parallel" if parallel else "sequential")
     return d.Description(
         family="gpt_neox",
@@ -86,19 +96,75 @@ def describe(files: Mapping[str, Mapping[str, Any]], where: str) -> d.Descriptio
         vocab_size=config.number("vocab_size"),
         layers=(layer,) * config.number("num_hidden_layers"),
         final_norm=norm,
-        tie_embeddings=config.get("tie_word_embeddings", False),
+        tie_embeddings=config.flag("tie_word_embeddings", default=False),
     )
 
 
-def split(name: str, tensor: Tensor, description: d.Description) -> dict[str, Tensor] | None:
+def config(description: d.Description) -> dict[str, dict[str, Any]]:
+    """Give transformers' config.json, which describes a model whose layers are all as its first.
+
+    Raises:
+        CheckpointError: the first layer lacks attention or an MLP, or its heads do not make up
+            d_model.
+    """
+    layer, d_model = description.layers[0], description.d_model
+    if not isinstance(layer.mixer, d.Attention) or layer.mlp is None:
+        raise CheckpointError(
+            "found a first layer without attention or without an MLP; "
+            "expected both in every layer of this layout."
+        )
+    sizes = layer.mixer
+    if sizes.n_heads * sizes.head_dim != d_model:
+        raise CheckpointError(
+            f"found {sizes.n_heads} heads of {sizes.head_dim} channels; expected them to make up "
+            f"d_model, {d_model}, since this layout has no number for a head's channels."
+        )
+    content = {
+        "architectures": ["GPTNeoXForCausalLM"],
+        "model_type": "gpt_neox",
+        "vocab_size": description.vocab_size,
+        "hidden_size": d_model,
+        "intermediate_size": layer.mlp.d_hidden,
+        "num_hidden_layers": len(description.layers),
+        "num_attention_heads": sizes.n_heads,
+        "hidden_act": "gelu_new" if layer.mlp.kind == "gelu_tanh" else "gelu",
+        "layer_norm_eps": layer.norm.eps,
+        "attention_bias": sizes.bias,
+        "use_parallel_residual": layer.pattern == "parallel",
+        "tie_word_embeddings": description.tie_embeddings,
+        "rotary_pct": expansion(sizes.rotary_dim, sizes.head_dim),
+        **rope.written(sizes, theta="rotary_emb_base"),
+    }
+    return {"config.json": content}
+
+
+transformers = config
+
+
+def from_upstream(weights: dict[str, Tensor], description: d.Description) -> dict[str, Tensor]:
     """Take the fused query_key_value apart: its rows are (head, [q | k | v], head_dim)."""
-    if ".mixer.qkv." not in name:
-        return None
-    attention = description.layers[0].mixer
-    assert isinstance(attention, d.Attention)
-    parts = tensor.unflatten(0, (attention.n_heads, 3, attention.head_dim)).unbind(1)
-    names = (name.replace(".qkv.", f".{p}_proj.") for p in "qkv")
-    return {n: p.flatten(0, 1) for n, p in zip(names, parts, strict=True)}
+    ours = dict(weights)
+    for name, rows, mixer in mixers(weights, description, "qkv.weight", "qkv.bias"):
+        assert isinstance(mixer, d.Attention)
+        if rows.shape[0] != 3 * mixer.n_heads * mixer.head_dim:
+            continue
+        parts = rows.unflatten(0, (mixer.n_heads, 3, mixer.head_dim)).unbind(1)
+        del ours[name]
+        for letter, part in zip("qkv", parts, strict=True):
+            ours[name.replace(".qkv.", f".{letter}_proj.")] = part.flatten(0, 1)
+    return ours
+
+
+def to_upstream(weights: dict[str, Tensor], description: d.Description) -> dict[str, Tensor]:
+    """Undo `from_upstream`."""
+    theirs = dict(weights)
+    for name, _, mixer in mixers(weights, description, "q_proj.weight", "q_proj.bias"):
+        assert isinstance(mixer, d.Attention)
+        names = [name.replace(".q_proj.", f".{letter}_proj.") for letter in "qkv"]
+        parts = [theirs.pop(n).unflatten(0, (mixer.n_heads, mixer.head_dim)) for n in names]
+        fused = torch.stack(parts, 1).flatten(0, 2)
+        theirs[name.replace(".q_proj.", ".qkv.")] = fused
+    return theirs
 
 
 def tiny() -> d.Description:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssmbench.models import description as d
 from ssmbench.models import mamba_ssm
-from ssmbench.models.keys import Config, whole
+from ssmbench.models.keys import Config, expansion
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,14 +32,12 @@ KEYS = {
     "backbone.layers.{}.mixer.dt_proj.bias": "layers.{}.mixer.dt_proj.bias",
 }
 IGNORED: tuple[str, ...] = ()
+TRANSFORMERS_KEYS = mamba_ssm.transformers_keys(KEYS)
 
 
 def recognises(files: Mapping[str, Mapping[str, Any]]) -> bool:
     """Say whether a folder's JSON files (name → content) describe this family."""
-    config = files.get("config.json", {})
-    if "model_type" in config:
-        return bool(config["model_type"] == "mamba")
-    return "ssm_cfg" in config and config["ssm_cfg"].get("layer", "Mamba1") == "Mamba1"
+    return mamba_ssm.kind(files) in ("mamba", "Mamba1")
 
 
 def describe(files: Mapping[str, Mapping[str, Any]], where: str) -> d.Description:
@@ -48,48 +46,70 @@ def describe(files: Mapping[str, Mapping[str, Any]], where: str) -> d.Descriptio
     return _from_transformers(config) if config.get("model_type") else _from_mamba_ssm(config)
 
 
+def _rank(config: Config, key: str, d_model: int) -> int:
+    automatic = config.get(key, "auto") == "auto"
+    return math.ceil(d_model / 16) if automatic else config.number(key)
+
+
 def _from_transformers(config: Config) -> d.Description:
     config.only({"hidden_act": ("silu",), "time_step_scale": (1.0,)})
-    d_model = config.number("hidden_size")
-    rank = config.get("time_step_rank", "auto")
+    d_model, bias = config.number("hidden_size"), config.flag("use_bias", default=False)
     mixer = d.SelectiveScan(
-        d_inner=int(config.get("expand", 2) * d_model),
-        d_state=config.get("state_size", 16),
-        dt_rank=math.ceil(d_model / 16) if rank == "auto" else rank,
-        d_conv=config.get("conv_kernel", 4),
-        conv_bias=config.get("use_conv_bias", True),
-        proj_bias=config.get("use_bias", False),
+        d_inner=int(config.real("expand", default=2) * d_model),
+        d_state=config.number("state_size", default=16),
+        dt_rank=_rank(config, "time_step_rank", d_model),
+        d_conv=config.number("conv_kernel", default=4),
+        conv_bias=config.flag("use_conv_bias", default=True),
+        in_bias=bias,
+        out_bias=bias,
     )
     return mamba_ssm.describe_transformers(config, "mamba", mixer)
 
 
 def _from_mamba_ssm(config: Config) -> d.Description:
-    d_model = config.number("d_model")
-    ssm = Config(config.get("ssm_cfg"), f"{config.where}: ssm_cfg")
-    rank = ssm.get("dt_rank", "auto")
+    d_model, ssm = config.number("d_model"), config.section("ssm_cfg")
+    bias = ssm.flag("bias", default=False)
     mixer = d.SelectiveScan(
-        d_inner=int(ssm.get("expand", 2) * d_model),
-        d_state=ssm.get("d_state", 16),
-        dt_rank=math.ceil(d_model / 16) if rank == "auto" else rank,
-        d_conv=ssm.get("d_conv", 4),
-        conv_bias=ssm.get("conv_bias", True),
-        proj_bias=ssm.get("bias", False),
+        d_inner=int(ssm.real("expand", default=2) * d_model),
+        d_state=ssm.number("d_state", default=16),
+        dt_rank=_rank(ssm, "dt_rank", d_model),
+        d_conv=ssm.number("d_conv", default=4),
+        conv_bias=ssm.flag("conv_bias", default=True),
+        in_bias=bias,
+        out_bias=bias,
     )
     return mamba_ssm.describe(config, "mamba", mixer)
 
 
-def config(description: d.Description) -> dict[str, Any]:
-    """Give the config.json, in mamba_ssm's layout, that describes a model of equal layers."""
-    mixer = description.layers[0].mixer
-    assert isinstance(mixer, d.SelectiveScan)
+def config(description: d.Description) -> dict[str, dict[str, Any]]:
+    """Give the files, in mamba_ssm's layout, of a model whose layers are all as its first.
+
+    Raises:
+        CheckpointError: the first layer has no mixer.
+    """
+    mixer = mamba_ssm.first_mixer(description, d.SelectiveScan)
     ssm_cfg = {
         "layer": "Mamba1",
         "d_state": mixer.d_state,
         "d_conv": mixer.d_conv,
-        "expand": whole(mixer.d_inner / description.d_model),
+        "expand": expansion(mixer.d_inner, description.d_model),
         "dt_rank": mixer.dt_rank,
+        "conv_bias": mixer.conv_bias,
+        "bias": mixer.in_bias,
     }
     return mamba_ssm.config_of(description, ssm_cfg)
+
+
+def transformers(description: d.Description) -> dict[str, dict[str, Any]]:
+    """Give the files, in transformers' layout, of a model whose layers are all as its first.
+
+    Raises:
+        CheckpointError: the first layer has no mixer, or d_inner is no multiple of d_model.
+    """
+    mixer = mamba_ssm.first_mixer(description, d.SelectiveScan)
+    content = mamba_ssm.transformers_of(description, mixer, "MambaForCausalLM")
+    content |= {"model_type": "mamba", "time_step_rank": mixer.dt_rank}
+    return {"config.json": content}
 
 
 def tiny() -> d.Description:

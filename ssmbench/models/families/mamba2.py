@@ -17,10 +17,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from ssmbench.errors import CheckpointError
 from ssmbench.models import description as d
 from ssmbench.models import mamba_ssm
-from ssmbench.models.keys import Config, whole
+from ssmbench.models.keys import Config, multiple, whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,14 +32,12 @@ KEYS = {
     "backbone.layers.{}.mixer.norm.weight": "layers.{}.mixer.norm.weight",
 }
 IGNORED: tuple[str, ...] = ()
+TRANSFORMERS_KEYS = mamba_ssm.transformers_keys(KEYS)
 
 
 def recognises(files: Mapping[str, Mapping[str, Any]]) -> bool:
     """Say whether a folder's JSON files (name → content) describe this family."""
-    config = files.get("config.json", {})
-    if "model_type" in config:
-        return bool(config["model_type"] == "mamba2")
-    return "ssm_cfg" in config and config["ssm_cfg"].get("layer") == "Mamba2"
+    return mamba_ssm.kind(files) in ("mamba2", "Mamba2")
 
 
 def describe(files: Mapping[str, Mapping[str, Any]], where: str) -> d.Description:
@@ -49,78 +46,108 @@ def describe(files: Mapping[str, Mapping[str, Any]], where: str) -> d.Descriptio
     return _from_transformers(config) if config.get("model_type") else _from_mamba_ssm(config)
 
 
-def _limit(value: Any) -> tuple[float, float]:
-    """Read a pair of bounds; transformers writes infinity as {"__float__": "Infinity"}."""
-    low, high = (float(v["__float__"]) if isinstance(v, dict) else float(v) for v in value)
-    return low, high
-
-
-def _heads(d_inner: float, head_dim: int, where: str) -> int:
-    if d_inner % head_dim:
-        raise CheckpointError(
-            f"{where}: expand · d_model is {d_inner:g}; expected a multiple of headdim {head_dim}."
-        )
-    return int(d_inner) // head_dim
-
-
 def _from_transformers(config: Config) -> d.Description:
     config.only({"hidden_act": ("silu",)})
-    d_model, head_dim = config.number("hidden_size"), config.get("head_dim", 64)
+    d_model, head_dim = config.number("hidden_size"), config.number("head_dim", default=64)
+    inner = config.real("expand", default=2) * d_model
+    groups = config.number("n_groups", default=8)
+    bias = config.flag("use_bias", default=False)
     mixer = d.SSD(
-        n_heads=_heads(config.get("expand", 2) * d_model, head_dim, config.where),
+        n_heads=multiple(inner, head_dim, config.where, "expand · hidden_size"),
         head_dim=head_dim,
-        d_state=config.get("state_size", 128),
-        n_groups=config.get("n_groups", 8),
-        d_conv=config.get("conv_kernel", 4),
-        conv_bias=config.get("use_conv_bias", True),
-        proj_bias=config.get("use_bias", False),
-        norm_eps=config.get("layer_norm_epsilon", 1e-5),
-        dt_limit=_limit(config.get("time_step_limit", (0.0, math.inf))),
+        d_state=config.number("state_size", default=128),
+        n_groups=groups,
+        norm_groups=groups,
+        d_conv=config.number("conv_kernel", default=4),
+        conv_bias=config.flag("use_conv_bias", default=True),
+        in_bias=bias,
+        out_bias=bias,
+        norm_eps=config.real("layer_norm_epsilon", default=1e-5),
+        dt_limit=config.bounds("time_step_limit"),
     )
+    multiple(mixer.n_heads, groups, config.where, "num_heads")
+    config.agrees("num_heads", mixer.n_heads, "expand · hidden_size / head_dim")
     return mamba_ssm.describe_transformers(config, "mamba2", mixer)
 
 
 def _from_mamba_ssm(config: Config) -> d.Description:
-    ssm = Config(config.get("ssm_cfg"), f"{config.where}: ssm_cfg")
+    d_model, ssm = config.number("d_model"), config.section("ssm_cfg")
+    inner = whole(ssm.real("expand", default=2) * d_model)
     ssm.only(
         {
             "rmsnorm": (True,),
             "norm_before_gate": (False,),
             "D_has_hdim": (False,),
-            "d_ssm": (None,),
             "activation": ("silu", "swish"),
+            # Channels beyond d_ssm would go through a gated MLP instead.
+            "d_ssm": (inner,),
         }
     )
-    d_model, head_dim = config.number("d_model"), ssm.get("headdim", 64)
+    head_dim = ssm.number("headdim", default=64)
+    groups = ssm.number("ngroups", default=1)
+    bias = ssm.flag("bias", default=False)
     mixer = d.SSD(
-        n_heads=_heads(ssm.get("expand", 2) * d_model, head_dim, ssm.where),
+        n_heads=multiple(inner, head_dim, ssm.where, "expand · d_model"),
         head_dim=head_dim,
-        d_state=ssm.get("d_state", 128),
-        n_groups=ssm.get("ngroups", 1),
-        d_conv=ssm.get("d_conv", 4),
-        conv_bias=ssm.get("conv_bias", True),
-        proj_bias=ssm.get("bias", False),
-        dt_limit=_limit(ssm.get("dt_limit", (0.0, math.inf))),
+        d_state=ssm.number("d_state", default=128),
+        n_groups=groups,
+        norm_groups=groups,
+        d_conv=ssm.number("d_conv", default=4),
+        conv_bias=ssm.flag("conv_bias", default=True),
+        in_bias=bias,
+        out_bias=bias,
+        dt_limit=ssm.bounds("dt_limit"),
     )
+    multiple(mixer.n_heads, groups, ssm.where, "expand · d_model / headdim")
     return mamba_ssm.describe(config, "mamba2", mixer)
 
 
-def config(description: d.Description) -> dict[str, Any]:
-    """Give the config.json, in mamba_ssm's layout, that describes a model of equal layers."""
-    mixer = description.layers[0].mixer
-    assert isinstance(mixer, d.SSD)
+def config(description: d.Description) -> dict[str, dict[str, Any]]:
+    """Give the files, in mamba_ssm's layout, of a model whose layers are all as its first.
+
+    mamba_ssm makes a layer of expand · d_model channels and fails where expand is no whole
+    number, so that it cannot hold, say, 80 heads of 48 channels at d_model 2560.
+
+    Raises:
+        CheckpointError: the first layer has no mixer, or d_inner is no multiple of d_model.
+    """
+    mixer = mamba_ssm.first_mixer(description, d.SSD)
     ssm_cfg = {
         "layer": "Mamba2",
         "headdim": mixer.head_dim,
         "d_state": mixer.d_state,
         "ngroups": mixer.n_groups,
         "d_conv": mixer.d_conv,
-        "expand": whole(mixer.d_inner / description.d_model),
+        "expand": mamba_ssm.whole_expand(mixer.d_inner, description.d_model),
+        "conv_bias": mixer.conv_bias,
+        "bias": mixer.in_bias,
     }
+    if mixer.dt_limit != (0.0, math.inf):
+        ssm_cfg["dt_limit"] = list(mixer.dt_limit)
     return mamba_ssm.config_of(description, ssm_cfg)
+
+
+def transformers(description: d.Description) -> dict[str, dict[str, Any]]:
+    """Give the files, in transformers' layout, of a model whose layers are all as its first.
+
+    Raises:
+        CheckpointError: the first layer has no mixer, or d_inner is no multiple of d_model.
+    """
+    mixer = mamba_ssm.first_mixer(description, d.SSD)
+    content = mamba_ssm.transformers_of(description, mixer, "Mamba2ForCausalLM")
+    content |= {
+        "model_type": "mamba2",
+        "num_heads": mixer.n_heads,
+        "head_dim": mixer.head_dim,
+        "n_groups": mixer.n_groups,
+        "time_step_limit": [
+            {"__float__": "Infinity"} if bound == math.inf else bound for bound in mixer.dt_limit
+        ],
+    }
+    return {"config.json": content}
 
 
 def tiny() -> d.Description:
     """Describe a model for tests: two layers, two groups, odd sizes on purpose."""
-    mixer = d.SSD(n_heads=4, head_dim=12, d_state=10, n_groups=2)
+    mixer = d.SSD(n_heads=4, head_dim=12, d_state=10, n_groups=2, norm_groups=2)
     return d.Description("mamba2", 24, 61, (d.Layer(mixer, d.Norm()),) * 2, d.Norm())

@@ -1,0 +1,138 @@
+"""Compression: what each method removed and what that cost, one line a row."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from ssmbench.report._format import fixed, percent, significant
+from ssmbench.report._rows import Row, Rows, make_rows
+from ssmbench.report._table import Column, Shown, Table, missing
+from ssmbench.report.quality import (
+    CHANGE_UNITS,
+    INTERVAL,
+    mean_scores,
+    not_publishable,
+    shown_difference,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ssmbench.report._panels import Panel
+    from ssmbench.report._scores import Score
+
+TITLE = "Compression"
+ORDER = 3
+
+_FACTS = (
+    "ratio_achieved",
+    "compression_mixer",
+    "compression_paper_percent",
+    "compression_model",
+    "state_bytes",
+    "state_bytes_dense",
+)
+_COLUMNS = (
+    Column("achieved", unit="%", parts=("ratio_achieved",)),
+    Column("Comp.", unit="%", parts=("compression_mixer",)),
+    Column("Comp. (paper)", unit="%", parts=("compression_paper_percent",)),
+    Column("model", unit="%", parts=("compression_model",)),
+    Column("state", unit="% change", parts=("state_change",)),
+)
+
+
+def build(tables: Mapping[str, pl.LazyFrame]) -> list[Table]:
+    """Build one table: what is gone beside what it cost, paired with dense.
+
+    Args:
+        tables: as `ssmbench.store.read.tables` gives them.
+    """
+    cells = tables["cells"].collect()
+    rows = make_rows(cells)
+    if not rows.rows:
+        return []
+    facts = (
+        cells.join(rows.frame, on="cell_id")
+        .group_by("row")
+        .agg(pl.col(name).mean() for name in _FACTS)
+    )
+    known = {r["row"]: r for r in facts.iter_rows(named=True)}
+    lines = [[*row.key, *_removed(known[row.index], row)] for row in rows.rows]
+    columns = [*rows.columns, *_COLUMNS]
+    panels = []
+    for kind in ("fraction", "perplexity"):
+        panel, found = mean_scores(tables, rows, kind=kind, paired=True)
+        if panel is not None:
+            panels.append(panel)
+            columns.append(_cost_column(panel))
+            for line, row in zip(lines, rows.rows, strict=True):
+                line.append(_cost(panel, found.get(row.index), row))
+    return [_table(columns, lines, rows, panels)]
+
+
+def _table(
+    columns: list[Column], lines: list[list[Shown]], rows: Rows, panels: list[Panel]
+) -> Table:
+    limits = {panel.limit for panel in panels} - {None}
+    return Table(
+        title=f"{TITLE}: what is gone, and what it cost",
+        name="compression",
+        columns=tuple(columns),
+        rows=tuple(map(tuple, lines)),
+        sections=rows.sections,
+        notes=(
+            "Achieved: zeros or removed units, of those that the (last) method targets. Comp.: the"
+            " part of the SSM mixers' stored weights that is gone, exact; Comp. (paper): the same"
+            ' as "On Pruning State-Space LLMs" rounds it, 100 − ⌊100 · after / before⌋. Model: of'
+            " all stored weights. A method that only sets weights to zero removes none.",
+            "State: change of what one sequence carries along, in bytes.",
+            *(_quality_note(panel) for panel in panels),
+            *((INTERVAL,) if panels else ()),
+        ),
+        warnings=tuple(not_publishable(limit) for limit in limits if limit is not None),
+    )
+
+
+def _removed(facts: Mapping[str, Any], row: Row) -> list[Shown]:
+    def show(part: str, value: float | None, text: Callable[[float], str], why: str = "") -> Shown:
+        if value is None:
+            return missing(row.why_missing(why or "not told by the attempt"))
+        return Shown(text(value), {part: value})
+
+    def share(value: float) -> str:
+        return significant(100 * value)
+
+    before, after = facts["state_bytes_dense"], facts["state_bytes"]
+    change = after / before - 1 if after is not None and before else None
+    no_mixers = "" if facts["compression_model"] is None else "the model has no SSM mixers"
+    paper = facts["compression_paper_percent"]
+    none = "dense removes nothing" if row.is_dense else ""
+    return [
+        show("ratio_achieved", facts["ratio_achieved"], percent, none),
+        show("compression_mixer", facts["compression_mixer"], share, no_mixers),
+        show("compression_paper_percent", paper, lambda v: f"{v:g}", no_mixers),
+        show("compression_model", facts["compression_model"], share),
+        show("state_change", change, lambda v: fixed(100 * v, 1, sign=True)),
+    ]
+
+
+def _quality_note(panel: Panel) -> str:
+    what = "mean over its tasks" if panel.kind == "fraction" else "perplexity of its text"
+    return f"{panel.suite}: change of the {what}, {CHANGE_UNITS[panel.kind]}."
+
+
+def _cost_column(panel: Panel) -> Column:
+    unit = CHANGE_UNITS[panel.kind]
+    return Column(panel.suite, unit=unit, parts=("diff", "low", "high"), prefix=panel.suite)
+
+
+def _cost(panel: Panel, score: Score | None, row: Row) -> Shown:
+    if score is None:
+        otherwise = f"suite {panel.suite} has no score here"
+        return missing(row.why_missing(otherwise, suite=panel.suite))
+    shown = shown_difference(panel, score, row)
+    low, high = score.difference.interval or (None, None)
+    numbers = {"diff": score.difference.value, "low": low, "high": high}
+    return Shown(shown.text, numbers, shown.note)
