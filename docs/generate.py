@@ -46,7 +46,8 @@ def grid_page() -> str:
         "drawn: calibration windows, or a method's own choices. Paths are "
         "relative to the grid file. All mistakes are reported at once, with line and column; "
         "`ssmbench validate GRID` looks for them and runs nothing. Editors can check a grid "
-        "against [grid.schema.json](grid.schema.json).",
+        "against [grid.schema.json](grid.schema.json). How FLOPs are counted and matched: "
+        "[flops.md](flops.md).",
         "",
     ]
     for part, title in sections(Grid, "The grid"):

@@ -134,7 +134,7 @@ def evaluate(
         batch_tokens: positions that run at once.
 
     Returns:
-        The tables `metrics`, `samples` and `latency`, with a column `suite`.
+        The tables `metrics`, `samples`, `latency` and `layers`, with a column `suite`.
 
     Raises:
         CommandError: a suite parameter that does not exist or does not fit.
@@ -144,7 +144,8 @@ def evaluate(
 
     from ssmbench.suites._context import Context
 
-    tables: dict[str, list[dict[str, Any]]] = {"metrics": [], "samples": [], "latency": []}
+    names = ("metrics", "samples", "latency", "layers")
+    tables: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     tokenizer = tokenizer_of(model)
     for wanted in suites:
         given = {"suite": wanted} if isinstance(wanted, str) else dict(wanted)
@@ -170,7 +171,7 @@ def evaluate(
 
 
 def results(run_folder: str | Path) -> dict[str, pl.DataFrame]:
-    """Read a run's tables: cells, metrics, samples, latency and attempts.
+    """Read a run's tables: cells, metrics, samples, latency, layers and attempts.
 
     Raises:
         StoreError: the folder is not a run folder.

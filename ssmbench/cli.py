@@ -199,6 +199,42 @@ def compress(
 
 
 @app.command
+def flops(
+    model: str,
+    /,
+    *,
+    method: str = "dense",
+    ratio: float | None = None,
+    param: tuple[str, ...] = (),
+    prompt: int = 1000,
+    answer: int = 10,
+    json: bool = False,
+) -> int:
+    """Show what one input costs a model, from its configuration alone; nothing is downloaded.
+
+    Args:
+        model: a model of the catalogue, or a folder with its config.json.
+        method: one that drops tokens, such as simba; none by default.
+        ratio: the fraction of the prompt gone at the last layer, in [0, 1).
+        param: NAME=VALUE, a parameter of the method; repeatable.
+        prompt: tokens of the prompt (1000).
+        answer: tokens of the answer, which are never dropped (10).
+        json: print JSON, in FLOPs.
+    """
+    from ssmbench.execute.flops import Request, show_flops
+
+    request = Request(
+        model=model,
+        method=method,
+        ratio=ratio,
+        params=values("--param", param),
+        prompt=prompt,
+        answer=answer,
+    )
+    return show_flops(request, as_json=json)
+
+
+@app.command
 def status(run_folder: Path, /) -> int:
     """Show where a run stands; safe while it runs.
 
@@ -215,7 +251,7 @@ def status(run_folder: Path, /) -> int:
 def sql(
     run_folder: Path, query: str, /, *, format: Literal["table", "csv", "json"] = "table"
 ) -> int:
-    """Query a run's tables: cells, metrics, samples, latency, attempts.
+    """Query a run's tables: cells, metrics, samples, latency, layers, attempts.
 
     Args:
         run_folder: the run folder.

@@ -26,8 +26,10 @@ from ssmbench.surgery.context import MethodContext
 from ssmbench.surgery.coupling import table
 
 FAMILIES = plugins.names("family")
+# Methods that drop tokens say so, and leave nothing that a checkpoint could hold.
+DROPPING = [m for m in plugins.names("method") if hasattr(plugins.load("method", m), "drops")]
 METHODS = [
-    *plugins.names("method"),
+    *(m for m in plugins.names("method") if m not in DROPPING),
     "random state",
     "random head_dim",
     "random head",
@@ -123,6 +125,15 @@ def test_uneven_layers_and_removed_mixers_are_read_back(family, tmp_path):
     axes.remove_mixer(model, 1)
     save(model, tmp_path, layout="ssmbench")
     assert_same(read(tmp_path), model)
+
+
+@pytest.mark.parametrize("method", DROPPING)
+def test_a_model_that_drops_tokens_is_not_written_as_if_its_weights_said_so(method, tmp_path):
+    model = make("mamba2")
+    prune(model, method)
+    with pytest.raises(CheckpointError, match="drops prompt tokens while it runs"):
+        save(model, tmp_path / "folder", layout="ssmbench")
+    assert not (tmp_path / "folder").exists()
 
 
 @pytest.mark.parametrize("family", ["mamba", "mamba2", "phi_mamba"])

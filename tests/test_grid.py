@@ -273,6 +273,12 @@ def test_a_method_that_cannot_be_meant_is_refused(grid, entry, expected):
         ("{suite: perplexity, data: gone.txt}", "suites[1]: "),
         ("{suite: lm_eval}", "the key 'tasks' is missing; expected names as lm-eval lists them"),
         ("{suite: latency, prefill: [[1]]}", "suites[1].prefill[0]"),
+        (
+            "{suite: perplexity, methods: [densee]}",
+            "suites[1].methods[0]: no method of the grid is called 'densee'. Did you mean 'dense'?",
+        ),
+        ("{suite: perplexity, models: x}", "suites[1].models: no model of the grid is called 'x'."),
+        ("{suite: perplexity, methods: ['w*']}", "no method of the grid matches 'w*'. Known: den"),
         ("{tasks: [a]}", "the key 'suite' is missing; expected a suite's name"),
         ("zero_shot", "the same suite is listed a second time"),
         ("7", "found 7 (a number); expected a suite's name or a mapping such as"),
@@ -282,6 +288,15 @@ def test_a_suite_that_cannot_be_meant_is_refused(grid, entry, expected):
     found = problems(grid(GOOD.replace("[zero_shot]", f"[zero_shot, {entry}]")))
     assert len(found) == 1
     assert expected in found[0]
+
+
+def test_a_method_that_no_suite_measures_is_refused(grid):
+    text = GOOD.replace("[dense]", "[dense, {method: wanda, ratio: .5}]")
+    (found,) = problems(grid(text.replace("zero_shot", "{suite: zero_shot, methods: dense}")))
+    assert (
+        "methods[1].method: no suite of the grid measures 'wanda' on 'mamba2-130m'; expected"
+        in found
+    )
 
 
 def test_a_files_own_data_is_found_beside_the_grid(grid, tmp_path):

@@ -308,6 +308,30 @@ def test_resources_go_to_attempts_and_timing_differs_where_said(plan):
     assert ids(plan()) == ids([entry])
 
 
+def test_a_suite_may_be_meant_for_some_methods_and_always_measures_dense(plan):
+    entries = plan(
+        methods=[
+            {"method": "magnitude", "ratio": 0.5},
+            {"method": "random+magnitude", "ratio": 0.5, "random": {"ratio": 0.1}},
+        ],
+        suites=["zero_shot", {"suite": "perplexity", "methods": "*+magnitude"}],
+    )
+    assert {e.cell.method: [s.name for s in e.suites] for e in entries} == {
+        "dense": ["zero_shot", "perplexity"],
+        "magnitude": ["zero_shot"],
+        "random+magnitude": ["zero_shot", "perplexity"],
+    }
+
+
+def test_a_suite_may_be_meant_for_some_models(plan):
+    suites = ["zero_shot", {"suite": "perplexity", "models": "mamba2-*"}]
+    entries = plan(models=["mamba-130m", "mamba2-130m"], suites=suites)
+    assert {e.cell.model.name: len(e.suites) for e in entries} == {
+        "mamba-130m": 1,
+        "mamba2-130m": 2,
+    }
+
+
 def test_only_keeps_the_cells_and_suites_that_are_meant(plan):
     entries = plan(
         methods=[{"method": "magnitude", "ratio": [0.3, 0.6]}], suites=["zero_shot", "perplexity"]

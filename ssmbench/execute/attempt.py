@@ -250,7 +250,12 @@ def _measure(
         result = plugin.run(context, params)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return {"metrics": result.metrics, "samples": result.samples, "latency": result.latency}
+    return {
+        "metrics": result.metrics,
+        "samples": result.samples,
+        "latency": result.latency,
+        "layers": result.layers,
+    }
 
 
 def _missing(job: Job, done: list[str], failures: list[SuiteFailure]) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from ssmbench import plugins
 from ssmbench.errors import CommandError
-from ssmbench.grid.check_methods import DENSE
+from ssmbench.grid.schema import DENSE
 from ssmbench.plan.cells import Step
 from ssmbench.plan.expand import TEXT, ZOO_TEXT
 from ssmbench.surgery.context import silent

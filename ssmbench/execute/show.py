@@ -9,6 +9,7 @@ from ssmbench.execute.prepare import Prepared, Request, prepare
 from ssmbench.execute.progress import duration
 from ssmbench.plan.decide import Decision, decide
 from ssmbench.plan.history import History
+from ssmbench.plan.matched import giga, percent
 from ssmbench.store.folder import RunFolder
 from ssmbench.store.ledger import read_history
 from ssmbench.store.status import Status, status
@@ -16,6 +17,8 @@ from ssmbench.store.status import Status, status
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from ssmbench.plan.cells import Entry
 
 _MAX_LISTED = 50
 
@@ -29,8 +32,25 @@ def show_plan(request: Request) -> None:
         (_line(decision) for decision in decisions),
         right=["FLOPs", "time"],
     )
+    _show_matches(prepared.entries)
     console.result(_totals(decisions))
     console.note(f"run folder {prepared.out}")
+
+
+def _show_matches(entries: Sequence[Entry]) -> None:
+    """Print what was asked of each ratio that matches FLOPs, and what was found."""
+    body = []
+    for entry in entries:
+        if entry.match is not None:
+            asked, target, found = entry.match
+            given = f"{asked.prompt} + {asked.answer} tokens, head {asked.head}"
+            aim = f"{asked.match_flops}, {giga(target)}"
+            off = percent(found.relative_error)
+            line = [entry.cell.label, aim, giga(found.flops), off, found.status, given]
+            body.append([entry.cell.id, *line])
+    if body:
+        header = ["cell", "", "to cost as much as", "found", "off by", "status", "for"]
+        console.rows(header, body, right=["found", "off by"])
 
 
 def _history(prepared: Prepared) -> History:

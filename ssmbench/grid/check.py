@@ -16,8 +16,15 @@ from ssmbench.errors import SsmbenchError
 from ssmbench.grid.catalogue import Known, catalogue
 from ssmbench.grid.check_methods import check_method
 from ssmbench.grid.check_texts import check_text
-from ssmbench.grid.schema import MethodEntry, ModelEntry, SuiteEntry
-from ssmbench.grid.scope import FOLDER_OR_HUB, Scope, check_params, check_repeats, unknown_name
+from ssmbench.grid.schema import SUITE_KEYS, MethodEntry, ModelEntry, SuiteEntry
+from ssmbench.grid.scope import (
+    FOLDER_OR_HUB,
+    Scope,
+    check_params,
+    check_patterns,
+    check_repeats,
+    unknown_name,
+)
 from ssmbench.models import source
 
 if TYPE_CHECKING:
@@ -39,8 +46,16 @@ def check(scope: Scope) -> Iterator[Problem]:
     names = dict.fromkeys(model.label for _, model in models)
     for loc, method in methods:
         yield from check_method(scope, loc, method, names)
+    chains = dict.fromkeys(method.method for _, method in methods)
     for loc, suite in suites:
         yield from _suite(scope, loc, suite)
+        yield from check_patterns(scope, (*loc, "methods"), "method", suite.methods, chains)
+        yield from check_patterns(scope, (*loc, "models"), "model", suite.models, names)
+    for loc, method in methods if suites else ():
+        for name in filter(method.is_for, names):
+            if not any(suite.is_for(name, method.method) for _, suite in suites):
+                text = f"no suite of the grid measures '{method.method}' on '{name}'"
+                yield scope.problem((*loc, "method"), f"{text}; expected at least one")
     yield from check_repeats(scope, ((loc, m.label) for loc, m in models), "model")
     yield from check_repeats(scope, ((loc, _same(m)) for loc, m in methods), "method")
     yield from check_repeats(scope, ((loc, _same(s)) for loc, s in suites), "suite")
@@ -150,7 +165,7 @@ def _suite(scope: Scope, loc: Loc, entry: SuiteEntry) -> Iterator[Problem]:
         yield unknown_name(scope, (*loc, "suite"), "suite", entry.suite, names)
         return
     params = entry.params_from(scope.folder)
-    wrong = list(check_params(scope, ("suite", entry.suite), params, loc, also=("suite",)))
+    wrong = list(check_params(scope, ("suite", entry.suite), params, loc, also=SUITE_KEYS))
     yield from wrong
     if not wrong:
         plugin = plugins.load("suite", entry.suite)

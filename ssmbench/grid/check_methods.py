@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from ssmbench import plugins
-from ssmbench.errors import suggest
+from ssmbench.grid.check_match import check_match
 from ssmbench.grid.messages import unknown_key
-from ssmbench.grid.schema import METHOD_KEYS
-from ssmbench.grid.scope import Scope, check_params, check_repeats, unknown_name
+from ssmbench.grid.schema import DENSE, METHOD_KEYS
+from ssmbench.grid.scope import (
+    Scope,
+    check_params,
+    check_patterns,
+    check_repeats,
+    unknown_name,
+)
 from ssmbench.grid.yaml_source import Loc, Problem, describe, where
 
 if TYPE_CHECKING:
@@ -22,8 +27,6 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from ssmbench.grid.schema import MethodEntry
-
-DENSE = "dense"
 
 
 def check_method(
@@ -49,26 +52,13 @@ def check_method(
         )
         yield from _ratio(scope, loc, entry)
     yield from check_repeats(scope, scope.items((*loc, "ratio")), "ratio")
-    yield from _models(scope, loc, entry, models)
-    yield from _calibration(scope, loc, entry)
-
-
-def _models(
-    scope: Scope, loc: Loc, entry: MethodEntry, models: Collection[str]
-) -> Iterator[Problem]:
-    """Check that every name and pattern of `models` means a model of the grid."""
-    at = (*loc, "models")
+    yield from check_match(scope, loc, entry, models)
     if entry.models is not None and entry.method == DENSE:
         text = "the dense model of every model is always measured; expected no models"
-        yield scope.problem(at, text, key=True)
-        return
-    for i, pattern in enumerate(entry.models or ()):
-        if not any(fnmatchcase(name, pattern) for name in models):
-            text = f"no model of the grid is called '{pattern}'.{suggest(pattern, models)}"
-            if set(pattern) & set("*?["):
-                text = f"no model of the grid matches '{pattern}'.{suggest('', models)}"
-            yield scope.problem((*at, i), text)
-    yield from check_repeats(scope, scope.items(at), "model")
+        yield scope.problem((*loc, "models"), text, key=True)
+    else:
+        yield from check_patterns(scope, (*loc, "models"), "model", entry.models, models)
+    yield from _calibration(scope, loc, entry)
 
 
 def _calibration(scope: Scope, loc: Loc, entry: MethodEntry) -> Iterator[Problem]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 from pydantic.functional_validators import BeforeValidator
 from pydantic.json_schema import WithJsonSchema
 
@@ -21,10 +21,43 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
+class MatchFlops(Part):
+    """In place of a ratio, where tokens are dropped: the one that costs as much as another model.
+
+    It is found before anything runs, for each model by itself.
+    """
+
+    match_flops: Name = Field(
+        description="The model to cost as much as, uncompressed: one of the grid's or the "
+        "catalogue's."
+    )
+    prompt: Annotated[int, Field(ge=1)] = Field(
+        default=1000, description="Tokens of the prompt of the one input that is counted."
+    )
+    answer: Annotated[int, Field(ge=1)] = Field(
+        default=10, description="Tokens of its answer, which are never dropped."
+    )
+    head: Literal["all", "scored"] = Field(
+        default="all",
+        description="`all` counts the head on every position left, `scored` on the answer's.",
+    )
+    otherwise: Literal["power"] | None = Field(
+        default=None,
+        description="`power`: where no ratio of the method's own schedule will do, take ratio 0.9 "
+        "and that power of the power schedule which will. By default that is a mistake.",
+    )
+
+
 def _listed(value: Any) -> Any:
     if isinstance(value, list):
         return tuple(value)
-    return (value,) if isinstance(value, int | float) and not isinstance(value, bool) else value
+    one = isinstance(value, int | float | dict) and not isinstance(value, bool)
+    return (value,) if one else value
+
+
+def _kind(value: Any) -> str:
+    # Not words that could be keys: messages leave them out of a value's place.
+    return "a match" if isinstance(value, dict | MatchFlops) else "a number"
 
 
 def _listed_names(value: Any) -> Any:
@@ -35,11 +68,18 @@ def _one_or_list(item: dict[str, Any]) -> WithJsonSchema:
     return WithJsonSchema({"anyOf": [item, {"type": "array", "items": item, "minItems": 1}]})
 
 
+_NUMBER = {"type": "number", "minimum": 0, "exclusiveMaximum": 1}
 Ratios = Annotated[
-    tuple[Ratio, ...],
+    tuple[
+        Annotated[
+            Annotated[Ratio, Tag("a number")] | Annotated[MatchFlops, Tag("a match")],
+            Discriminator(_kind),
+        ],
+        ...,
+    ],
     Field(min_length=1),
     BeforeValidator(_listed),
-    _one_or_list({"type": "number", "minimum": 0, "exclusiveMaximum": 1}),
+    _one_or_list({"anyOf": [_NUMBER, MatchFlops.model_json_schema()]}),
 ]
 Patterns = Annotated[
     tuple[Name, ...],

@@ -23,8 +23,17 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "bfloat16", "float16")
 
+# Texts that suites know by name; a folder beside the grid that is called so is not meant.
+TEXTS = ("c4", "pg19", "tinyworld", "wikitext")
+
 # The keys of a method's entry that are the grid's; all others are the method's own parameters.
 METHOD_KEYS = ("method", "ratio", "models", "calibration")
+SUITE_KEYS = ("suite", "methods", "models")
+DENSE = "dense"
+
+
+def _among(name: str, patterns: tuple[str, ...] | None) -> bool:
+    return patterns is None or any(fnmatchcase(name, p) for p in patterns)
 
 
 class ModelEntry(Part):
@@ -103,7 +112,9 @@ class MethodEntry(Part):
 
     method: Name = Field(description="A method's name, or several joined by '+'.")
     ratio: Ratios | None = Field(
-        default=None, description="The fractions removed, each in [0, 1): one or a list."
+        default=None,
+        description="The fractions removed, each in [0, 1): one or a list. Where tokens are "
+        "dropped also `{match_flops: MODEL}`, see below.",
     )
     models: Patterns | None = Field(
         default=None,
@@ -129,7 +140,7 @@ class MethodEntry(Part):
 
     def is_for(self, model: str) -> bool:
         """Whether the entry is meant for the model of this name."""
-        return self.models is None or any(fnmatchcase(model, p) for p in self.models)
+        return _among(model, self.models)
 
 
 class SuiteEntry(Part):
@@ -138,22 +149,41 @@ class SuiteEntry(Part):
     model_config = ConfigDict(json_schema_extra=open_mapping)
 
     suite: Name = Field(description="A suite's name.")
+    methods: Patterns | None = Field(
+        default=None,
+        description="Only for cells of these methods, and dense ones: names, chains or patterns, "
+        "one or a list; for all if left out.",
+    )
+    models: Patterns | None = Field(
+        default=None,
+        description="Only for these models of the grid: names or patterns, one or a list; for "
+        "all if left out.",
+    )
     params: dict[str, JsonValue] = Field(default={}, description="The suite's own parameters.")
 
     @model_validator(mode="before")
     @classmethod
     def _widen(cls, value: Any) -> Any:
-        return gather(value, name="suite", known=("suite",))
+        return gather(value, name="suite", known=SUITE_KEYS)
+
+    def is_for(self, model: str, method: str) -> bool:
+        """Whether the entry is meant for a model's cells of a method or chain.
+
+        Dense cells are measured by every suite that is meant for their model.
+        """
+        return _among(model, self.models) and (method == DENSE or _among(method, self.methods))
 
     def params_from(self, folder: Path) -> dict[str, JsonValue]:
-        """Give the parameters, with a file named by `data` made absolute.
+        """Give the parameters, with a file or folder named by `data` made absolute.
 
         Args:
             folder: where the grid's relative paths start.
         """
         data = self.params.get("data")
-        if isinstance(data, str) and (path := folder / Path(data).expanduser()).is_file():
-            return {**self.params, "data": str(path.resolve())}
+        if isinstance(data, str) and data:
+            path = folder / Path(data).expanduser()
+            if path.is_file() or (path.is_dir() and data not in TEXTS):
+                return {**self.params, "data": str(path.resolve())}
         return self.params
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import ValidationError
@@ -74,6 +75,27 @@ def check_repeats(
             text = f"the same {kind} is listed a second time (first on line {line})"
             yield scope.problem(loc, f"{text}; expected it once")
         first.setdefault(item, loc)
+
+
+def check_patterns(
+    scope: Scope, loc: Loc, kind: str, patterns: Iterable[str] | None, known: Collection[str]
+) -> Iterator[Problem]:
+    """Check that every name and pattern of a list means something of the grid, once.
+
+    Args:
+        scope: the grid.
+        loc: where the list stands.
+        kind: what it lists: "model" or "method".
+        patterns: what it says; None where there is no list.
+        known: what the grid has.
+    """
+    for i, pattern in enumerate(patterns or ()):
+        if not any(fnmatchcase(name, pattern) for name in known):
+            text = f"no {kind} of the grid is called '{pattern}'.{suggest(pattern, known)}"
+            if set(pattern) & set("*?["):
+                text = f"no {kind} of the grid matches '{pattern}'.{suggest('', known)}"
+            yield scope.problem((*loc, i), text)
+    yield from check_repeats(scope, scope.items(loc), kind)
 
 
 def unknown_name(scope: Scope, loc: Loc, kind: str, name: str, known: Iterable[str]) -> Problem:

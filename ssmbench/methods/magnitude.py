@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ssmbench.surgery.context import MethodContext
 
 VERSION = 1
+KEEPS_SIZES = True
 SOURCE = "Han et al. 2015, arXiv:1506.02626"
 
 

@@ -38,6 +38,7 @@ else:
     from ssmbench.lazy import torch
 
 VERSION = 1
+KEEPS_SIZES = True
 SOURCE = "Sun et al. 2023, arXiv:2306.11695"
 
 

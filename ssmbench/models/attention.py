@@ -14,6 +14,7 @@ from ssmbench.models.rows import over_stages
 if TYPE_CHECKING:
     from ssmbench.models import description as d
     from ssmbench.models.forest import Forest, Stage
+    from ssmbench.models.reduction import Watch
     from ssmbench.models.state import LayerState
 
 
@@ -33,7 +34,11 @@ class AttentionMixer(nn.Module):
         self.o_proj = nn.Linear(q, d_model, bias=sizes.bias)
 
     def forward(
-        self, u: Tensor, forest: Forest, state: LayerState | None
+        self,
+        u: Tensor,
+        forest: Forest,
+        state: LayerState | None,
+        watch: Watch | None = None,  # noqa: ARG002 - attention shows nothing to score by
     ) -> tuple[Tensor, LayerState]:
         """Mix flat tokens (tokens, d_model); give the same shape and the state after them."""
         qkv = (self.q_proj(u), self.k_proj(u), self.v_proj(u))
@@ -46,8 +51,9 @@ class AttentionMixer(nn.Module):
         s = self.sizes
         q, k, v = (t.unflatten(-1, (-1, s.head_dim)) for t in rows)
         n, length = q.shape[:2]
-        seen = q.new_zeros(n, dtype=torch.long) if state is None else state[2]
-        positions = seen[:, None] + torch.arange(length, device=q.device)
+        none = q.new_zeros(n, dtype=torch.long)
+        seen, passed = (none, none) if state is None else state[2:]
+        positions = passed[:, None] + stage.places
         q, k = (rotate(t, positions, s) for t in (q, k))
         mask = None
         if state is not None:
@@ -67,10 +73,11 @@ class AttentionMixer(nn.Module):
             is_causal=mask is None,
             enable_gqa=s.n_kv_heads != s.n_heads,
         )
-        grown = length if stage.row_lengths is None else stage.row_lengths
+        grown = torch.tensor(stage.lengths, device=q.device)
+        spans = torch.tensor(stage.spans or stage.lengths, device=q.device)
         if state is not None:
             k, v = pack_keys(k, seen, state[0].shape[1]), pack_keys(v, seen, state[0].shape[1])
-        return y.transpose(1, 2).flatten(-2), (k, v, seen + grown)
+        return stage.flat(y.transpose(1, 2).flatten(-2)), (k, v, seen + grown, passed + spans)
 
 
 def pack_keys(cache: Tensor, seen: Tensor, past: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -10,8 +11,12 @@ from torch import Tensor, nn
 
 from ssmbench.models import description as d
 from ssmbench.models import mixers
+from ssmbench.models.chunks import rounds
 from ssmbench.models.forest import Forest
 from ssmbench.models.state import LayerState, State
+
+if TYPE_CHECKING:
+    from ssmbench.models.reduction import Reducer, Reduction, Watch
 
 
 @dataclass(frozen=True)
@@ -78,26 +83,34 @@ class Block(nn.Module):
         self.mlp = MLP(d_model, spec.mlp) if spec.mlp else None
 
     def forward(
-        self, h: Tensor, forest: Forest, state: LayerState | None
+        self, h: Tensor, forest: Forest, state: LayerState | None, watch: Watch | None = None
     ) -> tuple[Tensor, LayerState]:
         """Advance the residual stream h (tokens, d_model) by one layer.
 
-        A layer without a mixer carries no state: its state is an empty tuple.
+        Where `watch` drops tokens, only what it leaves comes out. A layer without a mixer
+        carries no state: its state is an empty tuple.
         """
         after, state = h, state or ()
         normed = self.norm(h) if self.norm is not None else h
         if self.mixer is not None:
-            mixed, state = self.mixer(normed, forest, state or None)
+            mixed, state = self.mixer(normed, forest, state or None, watch)
+            if watch is not None and watch.index is not None:
+                h, normed = h[watch.index], normed[watch.index]
             after = h + mixed
-        if self.mlp is None:
-            return after, state
-        if self.norm2 is not None:
-            normed = self.norm2(h if self.spec.pattern == "parallel" else after)
-        return after + self.mlp(normed), state
+            if watch is not None:
+                watch.finish(mixed)
+        if self.mlp is not None:
+            if self.norm2 is not None:
+                normed = self.norm2(h if self.spec.pattern == "parallel" else after)
+            after = after + self.mlp(normed)
+        return (after if watch is None else watch.left(h, after)), state
 
 
 class Decoder(nn.Module):
     """A causal language model of any family, built from its description.
+
+    `reducer`, where a method has set one, drops prompt tokens between layers of passes over
+    prompted forests; all others run densely.
 
     Parameters are uninitialised (dt, A and D are not even finite) until a checkpoint is
     loaded or `initialise` is called.
@@ -107,6 +120,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.description = description
         self.origin = origin
+        self.reducer: Reducer | None = None
         self.embedding = nn.Embedding(description.vocab_size, description.d_model)
         self.layers = nn.ModuleList(Block(description.d_model, s) for s in description.layers)
         self.norm_f = Norm(description.d_model, description.final_norm)
@@ -128,21 +142,48 @@ class Decoder(nn.Module):
 
         Args:
             forest: n tokens; its first stage's rows continue `state`'s rows, in order.
-            state: what an earlier call gave back; None begins anew.
+            state: what an earlier call gave back; None begins anew, as prompts in chunks must.
             keep_state: False where nobody will continue: then one layer's states at a time are
                 alive, and the state given back is empty.
 
         Returns:
             (n, d_model) after the final norm, in the forest's flat order, and the state after
-            the rows of its last stage.
+            the rows of its last stage. Tokens that the reducer dropped are NaN.
         """
+        if self.reducer is None or not forest.prompted:
+            h, _, state = self._layers(forest, state, None, keep_state=keep_state)
+            return h, state
+        parts = rounds(forest, self.reducer.chunk)
+        if len(parts) > 1 and state is not None:
+            raise ValueError("found a state before prompts in chunks; expected these to begin anew")
+        found = None
+        for part in parts:
+            keeps = keep_state or part is not parts[-1]
+            reduction = self.reducer.begin(part.forest)
+            state = part.entering(state)
+            h, alive, state = self._layers(part.forest, state, reduction, keep_state=keeps)
+            if found is None:
+                found = h.new_full((len(forest.tokens), h.shape[1]), torch.nan)
+            found = found.index_copy(0, part.index[alive], h)
+        assert found is not None
+        assert state is not None
+        return found, state
+
+    def _layers(
+        self, forest: Forest, state: State | None, reduction: Reduction | None, *, keep_state: bool
+    ) -> tuple[Tensor, Tensor, State]:
+        """Give normed hidden states of the tokens that are left, their indices, and the state."""
         h = self.embedding(forest.tokens).float()
+        alive = torch.arange(len(forest.tokens), device=h.device)
         layers = []
         for i, block in enumerate(self.layers):
-            h, layer = block(h, forest, None if state is None else state.layers[i])
+            watch = reduction.watch(i, forest) if reduction else None
+            h, layer = block(h, forest, None if state is None else state.layers[i], watch)
+            if watch is not None and watch.index is not None:
+                forest, alive = watch.forest, alive[watch.index]
             if keep_state:
                 layers.append(layer)
-        return self.norm_f(h), State(tuple(layers))
+        return self.norm_f(h), alive, State(tuple(layers))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Give float32 logits (…, vocabulary) for hidden vectors (…, d_model)."""

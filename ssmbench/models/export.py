@@ -81,8 +81,14 @@ def save(model: Decoder, folder: Path, *, layout: Layout = "upstream") -> None:
         layout: which layout to write.
 
     Raises:
-        CheckpointError: the layout cannot say this model, or the family has no such layout.
+        CheckpointError: the layout cannot say this model, or the family has no such layout; or
+            the model drops tokens as it runs, which no weight says.
     """
+    if model.reducer is not None:
+        raise CheckpointError(
+            f"{folder}: found a model that drops prompt tokens while it runs; expected one whose "
+            "weights say all. Save it before that step: token pruning needs no checkpoint."
+        )
     weights = dict(model.state_dict())
     if model.description.tie_embeddings:
         del weights["lm_head.weight"]

@@ -9,7 +9,7 @@ padding; a context with several continuations is one of two.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -30,12 +30,17 @@ class Stage:
         parents: (rows,) int64, the row of the stage before that each row continues; None for
             the first stage.
         device: where index tensors live.
+        offsets: (tokens of the stage,) int64, where in its row each token stood before others
+            were dropped; None where none were.
+        spans: tokens of each row before any were dropped; None likewise.
     """
 
     lengths: tuple[int, ...]
     start: int
     parents: Tensor | None
     device: torch.device
+    offsets: Tensor | None = None
+    spans: tuple[int, ...] | None = None
 
     @cached_property
     def n_tokens(self) -> int:
@@ -88,13 +93,70 @@ class Stage:
         flat = rows.reshape(-1, *rows.shape[2:])
         return flat if self.even else flat.index_select(0, self._flat_index)
 
+    @cached_property
+    def places(self) -> Tensor:
+        """(rows, length) int64: where in its row each token stood before others were dropped."""
+        if self.offsets is None:
+            return torch.arange(self.length, device=self.device).expand(len(self.lengths), -1)
+        return replace(self, start=0).rows(self.offsets)
+
+    def thin(self, keep: Tensor) -> tuple[Stage, Tensor]:
+        """Drop tokens from every row.
+
+        Args:
+            keep: (rows, length) bool; padding is never kept.
+
+        Returns:
+            The stage of the kept tokens, in their order, and their indices (n,) into this
+            stage's tokens.
+        """
+        if self.valid is not None:
+            keep = keep & self.valid
+        lengths = tuple(keep.sum(1).tolist())
+        stage = Stage(
+            lengths,
+            self.start,
+            self.parents,
+            self.device,
+            offsets=self.places[keep],
+            spans=self.spans or self.lengths,
+        )
+        return stage, self.flat(keep).nonzero()[:, 0]
+
 
 @dataclass(frozen=True)
 class Forest:
-    """Flat tokens and the stages that they form."""
+    """Flat tokens and the stages that they form.
+
+    `prompted` says that each row of the first stage is a whole prompt, whose last token is where
+    its answers begin: what methods that drop prompt tokens must know.
+    """
 
     tokens: Tensor
     stages: tuple[Stage, ...]
+    prompted: bool = False
+
+    def thin(self, keep: Tensor) -> tuple[Forest, Tensor]:
+        """Drop tokens of the first stage's rows.
+
+        Args:
+            keep: (rows, length) bool over the first stage.
+
+        Returns:
+            The forest that is left and the indices (n,) of its tokens in this one's flat order.
+        """
+        first, index = self.stages[0].thin(keep)
+        rest = torch.arange(self.stages[0].n_tokens, len(self.tokens), device=index.device)
+        index = torch.cat([index, rest])
+        return replace(self, tokens=self.tokens[index], stages=self.after(first)), index
+
+    def after(self, first: Stage) -> tuple[Stage, ...]:
+        """Give the stages with another one in the first's place."""
+        stages, start = [first], first.n_tokens
+        for stage in self.stages[1:]:
+            stages.append(replace(stage, start=start))
+            start += stage.n_tokens
+        return tuple(stages)
 
     @classmethod
     def batch(cls, input_ids: Tensor) -> Forest:

@@ -6,6 +6,8 @@ sees the tensor that truly enters it, and LoRA on it truly acts.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,10 +19,14 @@ from ssmbench.kernels.selective_scan import selective_scan
 from ssmbench.kernels.ssd import ssd
 from ssmbench.models import description as d
 from ssmbench.models.attention import AttentionMixer
+from ssmbench.models.reduction import Shown
 from ssmbench.models.rows import over_stages
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ssmbench.models.forest import Forest, Stage
+    from ssmbench.models.reduction import Watch
     from ssmbench.models.state import LayerState
 
 
@@ -75,12 +81,18 @@ class SSDMixer(nn.Module):
         self.out_proj = nn.Linear(e, d_model, bias=sizes.out_bias)
 
     def forward(
-        self, u: Tensor, forest: Forest, state: LayerState | None
+        self, u: Tensor, forest: Forest, state: LayerState | None, watch: Watch | None = None
     ) -> tuple[Tensor, LayerState]:
-        """Mix flat tokens (tokens, d_model); give the same shape and the state after them."""
+        """Mix flat tokens (tokens, d_model); give the same shape and the state after them.
+
+        Where `watch` drops tokens before the scan, only those that it keeps come out.
+        """
         s = self.sizes
         z, xbc, dt = self.in_proj(u).split([s.d_inner, s.d_xbc, s.n_heads], -1)
-        y, state = over_stages(forest, (xbc, self._step(dt.float())), state, self._rows)
+        scan = partial(self._rows, watch=watch)
+        y, state = over_stages(forest, (xbc, dt.float()), state, scan)
+        if watch is not None and watch.index is not None:
+            z = z[watch.index]
         z = z.float() if self.z_bias is None else z.float() + self.z_bias.float()
         y = y.float() * F.silu(z)
         if self.norm is None:
@@ -96,27 +108,35 @@ class SSDMixer(nn.Module):
         return dt if unlimited else dt.clamp(*self.sizes.dt_limit)
 
     def _rows(
-        self, rows: tuple[Tensor, ...], stage: Stage, state: LayerState | None
+        self,
+        rows: tuple[Tensor, ...],
+        stage: Stage,
+        state: LayerState | None,
+        watch: Watch | None,
     ) -> tuple[Tensor, LayerState]:
         s, n = self.sizes, self.sizes.d_state
         xbc, dt = rows
         tail, ssm = (None, None) if state is None else state
-        valid = None if stage.valid is None else stage.valid[..., None]
-        if valid is not None:
-            dt = dt * valid
         xbc, tail = self.conv1d(xbc, stage, tail)
         xbc = (F.silu(xbc) if s.conv_activation == "silu" else xbc).float()
         x, B, C = xbc.split([s.d_x, s.d_b, s.d_c], -1)
         x, B, C = (t.unflatten(-1, (-1, w)) for t, w in ((x, s.head_dim), (B, n), (C, n)))
+        if watch is not None and stage.parents is None:
+            kept = watch.scanning(Shown(self, stage, x, dt, B, C, ssm))
+            if kept is not None and watch.index is not None:
+                x, dt, B, C = thinned((x, dt, B, C), stage, kept, watch.index)
+                stage = kept
         if s.shared == "xb":
             x, B = (t.repeat_interleave(s.heads_per_group, 2) for t in (x, B))
+        valid = None if stage.valid is None else stage.valid[..., None]
+        dt = self._step(dt) if valid is None else self._step(dt) * valid
         if self.A_log is None:
             # A padded position must not enter the state; nothing else scales x.
             log_decay, weight = -dt, None if valid is None else valid.to(x.dtype)
         else:
             log_decay, weight = -dt * torch.exp(self.A_log.float()), dt
         y, ssm = ssd(x, log_decay, weight, B, C, D=self.D.float(), state=ssm)
-        return y.flatten(-2), (tail, ssm)
+        return stage.flat(y.flatten(-2)), (tail, ssm)
 
 
 class SelectiveScanMixer(nn.Module):
@@ -138,27 +158,57 @@ class SelectiveScanMixer(nn.Module):
         self.out_proj = nn.Linear(e, d_model, bias=sizes.out_bias)
 
     def forward(
-        self, u: Tensor, forest: Forest, state: LayerState | None
+        self, u: Tensor, forest: Forest, state: LayerState | None, watch: Watch | None = None
     ) -> tuple[Tensor, LayerState]:
-        """Mix flat tokens (tokens, d_model); give the same shape and the state after them."""
+        """Mix flat tokens (tokens, d_model); give the same shape and the state after them.
+
+        Where `watch` drops tokens before the scan, only those that it keeps come out.
+        """
         x, z = self.in_proj(u).chunk(2, -1)
-        y, state = over_stages(forest, (x,), state, self._rows)
+        y, state = over_stages(forest, (x,), state, partial(self._rows, watch=watch))
+        if watch is not None and watch.index is not None:
+            z = z[watch.index]
         return self.out_proj((y * F.silu(z.float())).to(u.dtype)), state
 
     def _rows(
-        self, rows: tuple[Tensor, ...], stage: Stage, state: LayerState | None
+        self,
+        rows: tuple[Tensor, ...],
+        stage: Stage,
+        state: LayerState | None,
+        watch: Watch | None,
     ) -> tuple[Tensor, LayerState]:
         s = self.sizes
         tail, ssm = (None, None) if state is None else state
         x, tail = self.conv1d(rows[0], stage, tail)
         x = F.silu(x)
         dt, B, C = self.x_proj(x).split([s.dt_rank, s.d_state, s.d_state], -1)
-        dt = F.softplus(self.dt_proj(dt).float())
+        biased = self.dt_proj(dt).float()
+        dt = F.softplus(biased)
+        if watch is not None and stage.parents is None:
+            raw = biased - self.dt_proj.bias.float()
+            shown = Shown(self, stage, x.float(), raw, B.float(), C.float(), ssm, dt)
+            kept = watch.scanning(shown)
+            if kept is not None and watch.index is not None:
+                x, dt, B, C = thinned((x, dt, B, C), stage, kept, watch.index)
+                stage = kept
         if stage.valid is not None:
             dt = dt * stage.valid[..., None]
         A = -torch.exp(self.A_log.float())
         y, ssm = selective_scan(x.float(), dt, A, B.float(), C.float(), D=self.D.float(), state=ssm)
-        return y, (tail, ssm)
+        return stage.flat(y), (tail, ssm)
+
+
+def thinned(rows: Iterable[Tensor], stage: Stage, kept: Stage, index: Tensor) -> list[Tensor]:
+    """Take from (rows, length, …) the tokens that are left, as rows of the thinner stage.
+
+    Args:
+        rows: over `stage`.
+        stage: before tokens were dropped.
+        kept: after.
+        index: the kept tokens, in the flat order of `stage`, perhaps followed by others'.
+    """
+    index, own = index[: kept.n_tokens], replace(kept, start=0)
+    return [own.rows(stage.flat(t)[index]) for t in rows]
 
 
 def build(d_model: int, sizes: d.Mixer) -> SSDMixer | SelectiveScanMixer | AttentionMixer:

@@ -18,6 +18,8 @@ def over_stages(
 ) -> tuple[Tensor, LayerState]:
     """Run `scan` on each stage's rows, each from the state of the rows that it continues.
 
+    `scan` gives flat tokens back, since it may drop some.
+
     Returns:
         The flat outputs, and the state after the last stage.
     """
@@ -27,6 +29,6 @@ def over_stages(
             assert state is not None
             state = select(state, stage.parents)
         y, state = scan(tuple(stage.rows(t) for t in flat), stage, state)
-        outputs.append(stage.flat(y))
+        outputs.append(y)
     assert state is not None
     return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)), state

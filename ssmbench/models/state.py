@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 LayerState = tuple[Tensor, ...]
-"""SSD and selective scan: (conv tail, scan state). Attention: (keys, values, lengths)."""
+"""SSD and selective scan: (conv tail, scan state).
+
+Attention: (keys, values, how many there are in each row, how many positions have passed).
+"""
 
 
 def select(state: LayerState, rows: Tensor) -> LayerState:

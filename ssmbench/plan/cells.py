@@ -15,9 +15,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ssmbench import plugins
+
+if TYPE_CHECKING:
+    from ssmbench.plan.matched import Matched
 
 IDENTITY_VERSION = 1
 
@@ -252,6 +255,7 @@ class Entry:
     """A cell with the suites that the grid wants of it and what it may use.
 
     `timing` is what an attempt that measures time gets, where the grid says so; else None.
+    `match` says how the ratio was found, where it was asked to match another model's FLOPs.
     """
 
     cell: Cell
@@ -260,6 +264,7 @@ class Entry:
     timeout_s: float
     batch_tokens: int
     timing: Resources | None = None
+    match: Matched | None = None
 
     def resources_for(self, kind: Kind) -> Resources:
         """Give what an attempt of this kind of suites is to be given."""

@@ -6,7 +6,9 @@
   calibration text, whose windows are drawn with the grid's calibration seed plus the cell's.
   Everything else is planned once, with seed 0.
 * A cell has a calibration only where one of its steps needs one.
-* A method's entry that is for some models only makes cells of these alone.
+* A method's entry that is for some models only makes cells of these alone; a suite's entry that
+  is for some models or methods only measures cells of these, and these models' dense ones.
+* A ratio that is to match another model's FLOPs is settled first, for each model by itself.
 
 What a method needs follows from its parameters: `needs(params)` in its file.
 """
@@ -19,14 +21,22 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ssmbench import plugins
-from ssmbench.grid.check_methods import DENSE, own_ratios
+from ssmbench.grid.check_methods import own_ratios
+from ssmbench.grid.schema import DENSE
 from ssmbench.plan.cells import Calibration, Cell, Entry, FineTune, Model, Resources, Step, Suite
+from ssmbench.plan.matched import Matched, Settled, settle
 from ssmbench.plan.resolve import Text, resolve_model, resolve_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ssmbench.grid.schema import CalibrationEntry, GridFile, MethodEntry, ResourcesEntry
+    from ssmbench.grid.schema import (
+        CalibrationEntry,
+        GridFile,
+        MethodEntry,
+        ResourcesEntry,
+        SuiteEntry,
+    )
 
 ZOO_TEXT, TEXT = "tinyworld", "wikitext"
 
@@ -35,13 +45,15 @@ class Recipe(NamedTuple):
     """How models are compressed.
 
     `steps` are those that remove something, `needs` is what they need together, `calibration`
-    the text for it; `entry` says for which models, None for all.
+    the text for it; `entry` says for which models, None for all; `match` says how the ratio was
+    found, where it was not given.
     """
 
     steps: tuple[Step, ...]
     needs: frozenset[str]
     calibration: CalibrationEntry
     entry: MethodEntry | None = None
+    match: Matched | None = None
 
     def is_for(self, model: str) -> bool:
         """Whether the model of this name is compressed so."""
@@ -58,31 +70,39 @@ def expand(file: GridFile, *, limit: int | None = None, device: str | None = Non
 
     Raises:
         CheckpointError: a model's folder has changed or vanished since the grid was checked.
+        GridError: FLOPs that are to be matched cannot be.
     """
     grid = file.grid
-    suites = tuple({s.id: s for s in _suites(file, limit=limit, device=device)}.values())
+    suites = list(_suites(file, limit=limit, device=device))
     resources, timing = _resources(grid.resources)
     entries: dict[str, Entry] = {}
-    for cell in _cells(file):
+    for cell, match in _cells(file):
         entries.setdefault(
             cell.id,
             Entry(
                 cell=cell,
-                suites=suites,
+                suites=_meant(suites, cell),
                 resources=resources,
                 timeout_s=60 * grid.timeout_min,
                 batch_tokens=grid.batch_tokens,
                 timing=timing,
+                match=match,
             ),
         )
     return list(entries.values())
 
 
-def _cells(file: GridFile) -> Iterator[Cell]:
+def _meant(suites: list[tuple[SuiteEntry, Suite]], cell: Cell) -> tuple[Suite, ...]:
+    """Give the suites that are to measure a cell, each once."""
+    meant = {s.id: s for entry, s in suites if entry.is_for(cell.model.name, cell.method)}
+    return tuple(meant.values())
+
+
+def _cells(file: GridFile) -> Iterator[tuple[Cell, Matched | None]]:
     grid = file.grid
     recipes = [_dense(grid.calibration)]
-    for method in grid.methods:
-        recipes += _recipes(method, grid.calibration.with_own(method.calibration))
+    for method in settle(file):
+        recipes += _recipes(method, grid.calibration.with_own(method.entry.calibration))
     trainings = [FineTune(kind) for kind in grid.fine_tune]
     resolve = cache(partial(resolve_text, folder=file.folder))
     for entry in grid.models:
@@ -94,7 +114,7 @@ def _cells(file: GridFile) -> Iterator[Cell]:
                 if "calibration" in recipe.needs:
                     found = resolve(_text(recipe.calibration, model))
                     text = _calibration(recipe.calibration, found, seed)
-                yield Cell(
+                cell = Cell(
                     model=model,
                     steps=recipe.steps,
                     calibration=text,
@@ -102,6 +122,7 @@ def _cells(file: GridFile) -> Iterator[Cell]:
                     seed=seed,
                     dtype=grid.dtype,
                 )
+                yield cell, recipe.match
 
 
 def _text(calibration: CalibrationEntry, model: Model) -> str:
@@ -114,8 +135,9 @@ def _calibration(entry: CalibrationEntry, text: Text, seed: int) -> Calibration:
     )
 
 
-def _recipes(entry: MethodEntry, calibration: CalibrationEntry) -> Iterator[Recipe]:
+def _recipes(method: Settled, calibration: CalibrationEntry) -> Iterator[Recipe]:
     """Give one recipe a ratio."""
+    entry, match = method
     own = own_ratios(entry)
     single = len(entry.steps) == 1
     params = {n: entry.params if single else entry.params.get(n, {}) for n in entry.steps}
@@ -127,7 +149,7 @@ def _recipes(entry: MethodEntry, calibration: CalibrationEntry) -> Iterator[Reci
             continue
         made = [_step(name, ratios[name], params[name]) for name in removing]
         needs = frozenset[str]().union(*(need for _, need in made))
-        yield Recipe(tuple(step for step, _ in made), needs, calibration, entry)
+        yield Recipe(tuple(step for step, _ in made), needs, calibration, entry, match)
 
 
 def _dense(calibration: CalibrationEntry) -> Recipe:
@@ -147,21 +169,26 @@ def _step(name: str, ratio: float, params: Any) -> tuple[Step, frozenset[str]]:
     return step, method.needs(checked)
 
 
-def _suites(file: GridFile, *, limit: int | None, device: str | None) -> Iterator[Suite]:
+def _suites(
+    file: GridFile, *, limit: int | None, device: str | None
+) -> Iterator[tuple[SuiteEntry, Suite]]:
     for entry in file.grid.suites:
         plugin = plugins.load("suite", entry.suite)
         given = json.dumps(entry.params_from(file.folder))
         params = plugin.Params.model_validate_json(given, strict=True)
         is_timing = plugin.KIND == "timing"
-        yield Suite(
-            name=entry.suite,
-            kind=plugin.KIND,
-            version=plugin.VERSION,
-            params=params.model_dump(mode="json"),
-            provides=plugin.provides(params),
-            # A time does not depend on how many documents there are, nor a score on the device.
-            limit=None if is_timing else limit,
-            device=device if is_timing else None,
+        yield (
+            entry,
+            Suite(
+                name=entry.suite,
+                kind=plugin.KIND,
+                version=plugin.VERSION,
+                params=params.model_dump(mode="json"),
+                provides=plugin.provides(params),
+                # A time does not depend on how many documents there are, nor a score on the device.
+                limit=None if is_timing else limit,
+                device=device if is_timing else None,
+            ),
         )
 
 

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
+# What an input of a task costs stands in `inputs.py`.
+COSTS = ("prompt_tokens", "answer_tokens", "flops_all", "flops_scored")
+_ACCURACIES = {"acc", "acc_norm", "acc_bytes"}
 _PERPLEXITIES = {"perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte"}
 
 
@@ -22,7 +25,8 @@ class Panel:
         suite_id: the suite, parameters and all.
         suite: its name.
         kind: "fraction" (0–1, more is better, shown in %), "perplexity" or "number".
-        metric: the metric of a "fraction" panel, else "".
+        metric: the metric of a "fraction" panel; "accuracy" where tasks have one each, but not
+            all the same one; else "".
         columns: (task, metric) in order.
         averaged: the tasks whose mean is the row's score.
         limit: only the first so many documents were scored, or None.
@@ -42,9 +46,14 @@ class Panel:
 
 
 def find_panels(metrics: pl.LazyFrame, samples: pl.LazyFrame) -> list[Panel]:
-    """Sort a run's metrics into tables, in the order in which they were first measured."""
+    """Sort a run's metrics into tables, in the order in which they were first measured.
+
+    Where each task of a suite has one accuracy, plain or normalised, these share a table and a
+    mean.
+    """
     sampled = set(samples.select("suite_id", "task", "metric").unique().collect().rows())
     panels: dict[tuple[str, str, str], list[dict[str, object]]] = {}
+    metrics = metrics.filter(~pl.col("metric").is_in(COSTS))
     facts = metrics.group_by("suite_id", "suite", "task", "metric", maintain_order=True).agg(
         pl.col("limit").first(),
         pl.col("higher_is_better").first(),
@@ -53,11 +62,30 @@ def find_panels(metrics: pl.LazyFrame, samples: pl.LazyFrame) -> list[Panel]:
         pl.col("chance").drop_nulls().first(),
         pl.col("best").drop_nulls().first(),
     )
-    for row in facts.collect().iter_rows(named=True):
+    found = facts.collect().rows(named=True)
+    mixed = _mixed(found)
+    for row in found:
         kind = _kind(row)
         metric = row["metric"] if kind == "fraction" else ""
+        if metric in _ACCURACIES and row["suite_id"] in mixed:
+            metric = "accuracy"
         panels.setdefault((row["suite_id"], kind, metric), []).append(row)
     return [_panel(key, members, sampled) for key, members in panels.items()]
+
+
+def _mixed(found: Sequence[Mapping[str, object]]) -> set[object]:
+    """Find the suites with more than one kind of accuracy, but one alone for each task."""
+    of_task: dict[object, dict[object, set[object]]] = {}
+    for row in found:
+        if row["metric"] in _ACCURACIES:
+            of_task.setdefault(row["suite_id"], {}).setdefault(row["task"], set()).add(
+                row["metric"]
+            )
+    return {
+        suite
+        for suite, tasks in of_task.items()
+        if all(len(m) == 1 for m in tasks.values()) and len(set().union(*tasks.values())) > 1
+    }
 
 
 def _kind(row: Mapping[str, object]) -> str:

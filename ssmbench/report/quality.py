@@ -126,7 +126,7 @@ def _joined(rows: Rows, cells: Iterable[Sequence[Shown]]) -> tuple[tuple[Shown, 
 def _title(panel: Panel, *, several: bool) -> tuple[str, str]:
     """Name a panel for people and as a file."""
     metrics = {m for _, m in panel.columns}
-    what = metrics.pop() if len(metrics) == 1 else panel.kind
+    what = metrics.pop() if len(metrics) == 1 else panel.metric or panel.kind
     words = [] if what in {panel.suite, "number"} else [what]
     words += ["%"] * (panel.kind == "fraction") + [f"suite {panel.suite_id}"] * several
     title = f"{TITLE}: {panel.suite}" + (f" ({', '.join(words)})" if words else "")
@@ -167,7 +167,7 @@ def _score(
 def _mean(panel: Panel, row: Row, found: Mapping[Key, Score]) -> Score:
     if panel.kind != "fraction":
         return _score(panel, row, found, panel.columns[0])
-    parts = [_score(panel, row, found, (t, panel.metric)) for t in panel.averaged]
+    parts = [_score(panel, row, found, c) for c in panel.columns if c[0] in panel.averaged]
     without = [p for p in parts if p.value is None]
     return without[0] if without and len(without) == len(parts) else mean_score(parts)
 
@@ -231,7 +231,7 @@ def _reference_rows(panel: Panel, rows: Rows, headers: Sequence[str]) -> list[tu
         if panel.kind != "fraction" or not known:
             continue
         told = [known[task] for task in panel.averaged if task in known]
-        values: dict[str, float | None] = {task: known.get(task) for task, _ in panel.columns}
+        values = {_header(panel, column): known.get(column[0]) for column in panel.columns}
         values["mean"] = sum(told) / len(told) if len(told) == len(panel.averaged) else None
         cells = [_reference(name, values[h]) if h in values else Shown("") for h in headers]
         keys = [Shown(""), Shown(name, {"method": name}), *[Shown("")] * (len(rows.columns) - 2)]

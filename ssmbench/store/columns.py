@@ -61,7 +61,7 @@ CELLS = (
     Column("ratio_achieved", _REAL, "Zeros or removed units, of those the last method targets."),
     Column("state_bytes", _INT, "Recurrent state of one sequence, bytes."),
     Column("state_bytes_dense", _INT, "The same for the uncompressed model, bytes."),
-    Column("flops_per_token", _REAL, "FLOPs of a forward pass over 512 tokens, per token."),
+    Column("flops_per_token", _REAL, "FLOPs of a prompt of 512 tokens, divided by these."),
     Column("flops_per_token_dense", _REAL, "The same for the uncompressed model."),
     Column("fingerprint", _TEXT, "What stands for the weights: hub revision or file hash."),
     Column("fine_tune_params", _TEXT, "JSON: the parameters of the training."),
@@ -110,6 +110,16 @@ LATENCY = (
     Column("dense_raw_s", pl.List(pl.Float64()), "Every repeat of the uncompressed model."),
 )
 
+LAYERS = (
+    *_ids(),
+    Column("layer", _INT, "The layer, from 0.", nullable=False),
+    Column("measure", _TEXT, "`cosine`, `influence`, `kept_position`, …", nullable=False),
+    Column("place", _TEXT, "Where in the layer or the text, or in which task; null for all."),
+    Column("value", _REAL, "The mean. Null if it could not be had."),
+    Column("n", _INT, "What the mean is over: texts, prompts or tokens.", nullable=False),
+    Column("reason", _TEXT, "Why `value` is null."),
+)
+
 ATTEMPTS = (
     Column("attempt_id", _TEXT, "One execution of one cell.", nullable=False),
     Column("cell_id", _TEXT, "Its cell.", nullable=False),
@@ -136,17 +146,19 @@ TABLES: dict[str, tuple[Column, ...]] = {
     "metrics": METRICS,
     "samples": SAMPLES,
     "latency": LATENCY,
+    "layers": LAYERS,
     "attempts": ATTEMPTS,
 }
 
 # Rows that a suite hands over; the rest is derived from the ledger.
-SUITE_TABLES = ("metrics", "samples", "latency")
+SUITE_TABLES = ("metrics", "samples", "latency", "layers")
 
 _ABOUT = {
     "cells": "One row per cell: what it is, where it stands and what it weighs.",
     "metrics": "One row per cell, suite, task and metric.",
     "samples": "One row per document: what paired comparisons are made of.",
     "latency": "One row per cell and timing point.",
+    "layers": "One row per cell, suite, layer, measure and place: what happens inside the model.",
     "attempts": "One row per execution, failed ones included.",
 }
 

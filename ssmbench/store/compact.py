@@ -23,7 +23,7 @@ def compact(folder: RunFolder) -> Path:
     older ones go.
 
     Returns:
-        The folder with the five files.
+        The folder with a file for each table.
 
     Raises:
         StoreError: the ledger is damaged or a committed file is gone.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def tables(folder: RunFolder) -> dict[str, pl.LazyFrame]:
-    """Give cells, metrics, samples, latency and attempts; see store/columns.py for columns.
+    """Give cells, metrics, samples, latency, layers and attempts: see store/columns.py.
 
     Only what the ledger has committed is in them. The compacted files are read if they were
     made from the ledger as it stands, else the attempts' own. Safe while a driver writes.

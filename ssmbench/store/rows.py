@@ -22,7 +22,7 @@ def suite_frame(
     """Build one table of one suite.
 
     Args:
-        table: "metrics", "samples" or "latency".
+        table: "metrics", "samples", "latency" or "layers".
         rows: rows without the ids; a column left out is null.
         cell_id: the measured cell.
         suite: what was measured; gives suite_id, suite, limit and device.
@@ -63,10 +63,10 @@ def _checked(table: str, row: Mapping[str, Any], suite: str) -> dict[str, Any]:
         if name == "stderr":  # One document has no spread.
             row[name] = None
             continue
-        what = ".".join(str(row[k]) for k in ("task", "metric", "phase") if k in row)
+        what = ".".join(str(row[k]) for k in ("task", "metric", "phase", "measure") if k in row)
         raise NumericalError(f"suite {suite}: {what or table} has {name} = {value}")
-    if table == "metrics" and row.get("value") is None and not row.get("reason"):
-        raise ValueError(
-            f"suite {suite}: {row.get('task')}.{row.get('metric')} is null without a reason"
-        )
+    if "reason" in schema(table) and row.get("value") is None and not row.get("reason"):
+        names = ("task", "metric") if table == "metrics" else ("layer", "measure")
+        what = ".".join(str(row.get(k)) for k in names)
+        raise ValueError(f"suite {suite}: {what} is null without a reason")
     return row

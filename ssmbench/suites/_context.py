@@ -58,14 +58,18 @@ class Result:
             tokens, words or bytes, so exp(sum of values / sum of weights) is a perplexity.
         latency: phase, batch, length, median_s, dense_median_s, speedup, p10_s, p90_s, n,
             tokens_per_s, peak_memory_bytes, raw_s, dense_raw_s.
+        layers: layer, measure, place (text or None), value (None if it could not be computed),
+            n (what it is a mean over), reason (None unless value is None).
     """
 
     metrics: list[Row] = field(default_factory=list)
     samples: list[Row] = field(default_factory=list)
     latency: list[Row] = field(default_factory=list)
+    layers: list[Row] = field(default_factory=list)
 
     def extend(self, other: Result) -> None:
         """Append another result's rows to this one's, in place."""
         self.metrics += other.metrics
         self.samples += other.samples
         self.latency += other.latency
+        self.layers += other.layers

@@ -10,11 +10,15 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from ssmbench.suites._context import Context, Result, Row
+from ssmbench.suites._costs import cost_rows
+from ssmbench.suites._reduced import layer_rows, without_prompt
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from lm_eval.api.task import Task
+
+    from ssmbench.suites._tasks import Loaded
 
 FEWSHOT_SEED = 1234
 """lm-eval's default: every model sees the same examples, so that results can be paired."""
@@ -30,6 +34,7 @@ def score_tasks(
     metrics: Sequence[str] | None = None,
     configs: Mapping[str, Mapping[str, Any]] | None = None,
     known: Mapping[str, Mapping[str, float | None]] | None = None,
+    costs: bool = False,
 ) -> Result:
     """Score a model on lm-eval tasks.
 
@@ -42,11 +47,13 @@ def score_tasks(
         configs: tasks given as lm-eval task dictionaries, under the names in `tasks`.
         known: per task the "chance" and "best" values of its accuracy, where known; for
             multiple choice, chance is otherwise one over the number of choices.
+        costs: also give the rows of `_costs.cost_rows` for each task.
 
     Returns:
         A metrics row for each task and metric, and a sample for each document: "acc" and
         the like with weight 1; for perplexities "nll", in nats, weighted by words (or 1
-        where the task weighs documents equally).
+        where the task weighs documents equally). Of a model that drops tokens of prompts,
+        also a row for each layer and measure; its metrics on whole texts are null.
 
     Raises:
         DataError: a data set is missing or malformed; the message says how to bring it.
@@ -60,22 +67,52 @@ def score_tasks(
     loaded = load_tasks(tasks, shots=shots, data=context.data, configs=configs or {})
     for task in loaded.tasks.values():
         task.set_fewshot_seed(seed=FEWSHOT_SEED)
+    result = Result()
+    if context.model.reducer is not None:
+        loaded, result.metrics = _set_apart(loaded, context.limit, metrics)
     model = DecoderLM(
         context.model, context.tokenizer, batch_tokens=context.batch_tokens, report=context.report
     )
-    found = evaluate(
-        model,
-        {"tasks": loaded.tasks, "groups": loaded.groups},
-        limit=context.limit,
-        bootstrap_iters=0,
-        log_samples=True,
-    )
-    result = Result()
+    with layer_rows(context.model) as layers:
+        found = evaluate(
+            model,
+            {"tasks": loaded.tasks, "groups": loaded.groups},
+            limit=context.limit,
+            bootstrap_iters=0,
+            log_samples=True,
+        )
     for name, task in loaded.tasks.items():
         facts = (known or {}).get(name, {})
         result.extend(_rows(name, task, found, facts, context.limit, metrics))
     result.metrics += _group_rows(found, context.limit, metrics)
+    result.layers = layers
+    if costs:
+        for name, seen in model.lengths.items():
+            result.metrics += cost_rows(context, name, seen)
     return result
+
+
+def _set_apart(
+    loaded: Loaded, limit: int | None, metrics: Sequence[str] | None
+) -> tuple[Loaded, list[Row]]:
+    """Part the tasks that have prompts from null rows for those that score whole texts.
+
+    A group's average that such a task enters is not taken either.
+    """
+    rolling = {
+        name: task
+        for name, task in loaded.tasks.items()
+        if task.OUTPUT_TYPE == "loglikelihood_rolling"
+    }
+    rows = [
+        without_prompt(name, metric, limit=limit) | {"higher_is_better": better.get(metric)}
+        for name, task in rolling.items()
+        for better in (task.higher_is_better(),)
+        for metric in task.aggregation()
+        if metrics is None or metric in metrics
+    ]
+    tasks = {name: task for name, task in loaded.tasks.items() if name not in rolling}
+    return loaded._replace(tasks=tasks, groups={} if rolling else loaded.groups), rows
 
 
 def _rows(

@@ -4,10 +4,14 @@ What lm-eval's own HFLM leaves undone: it runs the context
 again for every choice, pads, and takes the head and the softmax of every position. Here
 requests become trees, one batch of trees is one forward pass without padding in its matrix
 products, and the head sees only the positions that predict a continuation token.
+
+Where the model drops tokens of prompts, a request's whole context is its prompt, and of its
+continuation nothing is ever dropped; what remains of a prompt is run once for all continuations.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,8 +19,10 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from torch import Tensor
 
-from ssmbench.errors import CommandError, DataError, NumericalError
+from ssmbench.errors import CommandError, DataError, MethodError, NumericalError
 from ssmbench.models.forest import Forest
+from ssmbench.suites._costs import Lengths
+from ssmbench.suites._reduced import NO_PROMPT
 from ssmbench.suites._tree import (
     ForkPoint,
     Row,
@@ -27,6 +33,7 @@ from ssmbench.suites._tree import (
     make_row,
     plant,
     shared_prefix,
+    whole_context,
 )
 
 if TYPE_CHECKING:
@@ -56,7 +63,8 @@ class DecoderLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
         max_length: the longest input; the oldest tokens beyond it are dropped. By default
             the tokenizer's limit if it states one, else 2048.
         fork_point: how many leading tokens two requests may share, and where a single one
-            is cut: for models whose prompt is treated unlike what follows it.
+            is cut. By default all that they have in common; where the model drops tokens of
+            prompts, a whole equal context or nothing.
         report: called with (task, done, total) as requests are scored.
     """
 
@@ -68,7 +76,7 @@ class DecoderLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
         batch_tokens: int = 4096,
         share: bool = True,
         max_length: int | None = None,
-        fork_point: ForkPoint = shared_prefix,
+        fork_point: ForkPoint | None = None,
         report: Callable[[str, int, int], None] | None = None,
     ) -> None:
         super().__init__()
@@ -77,11 +85,12 @@ class DecoderLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
         self.batch_tokens = batch_tokens
         self.share = share
         self.max_length = max_length or stated_length(tokenizer) or DEFAULT_MAX_LENGTH
-        self.fork_point = fork_point
+        self.fork_point = fork_point or (whole_context if model.reducer else shared_prefix)
         self._report = report or (lambda _step, _done, _total: None)
         self._device = next(model.parameters()).device
         self._bos_text = tokenizer.decode(self.prefix_token_id)
         self._encoded: dict[str, list[int]] = {}
+        self.lengths: dict[str, Lengths] = {}  # By task, of its requests so far.
         self._step, self._done, self._total = "requests", 0, 0
 
     @property
@@ -128,8 +137,15 @@ class DecoderLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
         return [a for a in answers if a is not None]
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:  # noqa: FBT001, FBT002
-        """Score whole texts in nats: disjoint windows of `max_length`, each token once."""
+        """Score whole texts in nats: disjoint windows of `max_length`, each token once.
+
+        Raises:
+            MethodError: the model drops tokens of prompts, and whole texts have none.
+        """
         del disable_tqdm
+        if self.model.reducer is not None:
+            names = ", ".join(_by_task(requests))
+            raise MethodError(f"{names}: {NO_PROMPT}.")
         owners: list[int] = []
         windows: list[Encoded] = []
         for i, request in enumerate(requests):
@@ -162,6 +178,11 @@ class DecoderLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
             "(loglikelihood, multiple_choice, loglikelihood_rolling) are supported."
         )
 
+    def score(self, task: str, pairs: Sequence[tuple[list[int], list[int]]]) -> list[float]:
+        """Score (context, continuation) tokens of one task: log-likelihoods in nats."""
+        self._step, self._done, self._total = task, 0, len(pairs)
+        return [nats for nats, _ in self._loglikelihood_tokens([(None, *pair) for pair in pairs])]
+
     def _loglikelihood_tokens(self, requests: Sequence[Encoded], **_: Any) -> list[Score]:
         """Score encoded requests; see `TemplateLM`."""
         rows = [self._row(i, request) for i, request in enumerate(requests)]
@@ -182,16 +203,18 @@ class DecoderLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
     def _row(self, index: int, request: Encoded) -> Row:
         text, context, continuation = request
         try:
-            return make_row(index, context, continuation, self.max_length)
+            row = make_row(index, context, continuation, self.max_length)
         except ValueError as why:
             raise DataError(
                 f"{self._step}: request {text!r} gives {why}; at least one of each is needed, "
                 f"and at most {self.max_length} of continuation. Is this the model's tokenizer?"
             ) from None
+        self.lengths.setdefault(self._step, Lengths()).add(row.context, len(continuation))
+        return row
 
     def _score(self, batch: Sequence[Tree]) -> Iterator[tuple[int, Score]]:
         """Run one batch of trees; gives (request index, score) for all its requests."""
-        forest = _forest(batch, self._device)
+        forest = _forest(batch, self._device, prompted=self.model.reducer is not None)
         requests = [r for tree in batch for row in tree.rows for r in row.requests]
         spots = find_spots(batch)
         hidden, _ = self.model.hidden(forest, keep_state=False)
@@ -259,13 +282,14 @@ def stated_length(tokenizer: PreTrainedTokenizerBase) -> int | None:
     return int(length) if length and length < UNSET_MAX_LENGTH else None
 
 
-def _forest(batch: Sequence[Tree], device: torch.device) -> Forest:
+def _forest(batch: Sequence[Tree], device: torch.device, *, prompted: bool) -> Forest:
     prefixes = [tree.rows[0].tokens[: tree.fork] for tree in batch]
     tails = [(i, row.tokens[tree.fork :]) for i, tree in enumerate(batch) for row in tree.going_on]
     if not tails:
-        return Forest.ragged(prefixes, device=device)
+        return replace(Forest.ragged(prefixes, device=device), prompted=prompted)
     parents, suffixes = zip(*tails, strict=True)
-    return Forest.fork(prefixes, suffixes, parents, device=device)
+    forest = Forest.fork(prefixes, suffixes, parents, device=device)
+    return replace(forest, prompted=prompted)
 
 
 def _by_task(requests: Iterable[Any]) -> dict[str, list[int]]:

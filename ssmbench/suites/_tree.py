@@ -80,6 +80,15 @@ def shared_prefix(a: Row, b: Row) -> int:
     return n
 
 
+def whole_context(a: Row, b: Row) -> int:
+    """Give the context's length where two rows have the same one, else 0.
+
+    For models that drop tokens of a prompt: what is left of it depends on all of it, and what
+    follows is never dropped. A row alone is cut there, too.
+    """
+    return a.context if a.tokens[: a.context] == b.tokens[: b.context] else 0
+
+
 def make_row(number: int, context: Sequence[int], continuation: Sequence[int], limit: int) -> Row:
     """Join context and continuation, keeping the last `limit` + 1 tokens, as HFLM does.
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -142,7 +143,8 @@ def _prefill(model: Decoder, ids: torch.Tensor) -> tuple[State, torch.Tensor]:
     """Read prompts (batch, length); gives the state and the likeliest next tokens."""
     from ssmbench.models.forest import Forest
 
-    hidden, state = model.hidden(Forest.batch(ids))
+    # Where the model drops tokens, it does so of these; the decoding steps run densely.
+    hidden, state = model.hidden(replace(Forest.batch(ids), prompted=True))
     last = hidden.view(*ids.shape, -1)[:, -1]
     return state, model.logits(last).argmax(-1)
 

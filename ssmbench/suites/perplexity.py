@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ssmbench.errors import DataError, NumericalError
 from ssmbench.suites._overlay import HOW_TO_BRING
+from ssmbench.suites._reduced import without_prompt
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -77,17 +78,23 @@ def tokens(params: Params, limit: int | None) -> int | None:
 
 
 def run(context: Context, params: Params) -> Result:
-    """Score the first `limit` windows, or all; one sample of "nll" a window."""
+    """Score the first `limit` windows, or all; one sample of "nll" a window.
+
+    Null where the model drops tokens of prompts: a window has none.
+    """
     from ssmbench.suites._context import Result
 
+    name = params.data if params.data in ("wikitext", "tinyworld") else Path(params.data).stem
+    if context.model.reducer is not None:
+        row = without_prompt(name, "perplexity", limit=context.limit)
+        return Result(metrics=[row | {"higher_is_better": False}])
     ids = token_ids(context.tokenizer, text_lines(params.data, context.data))
     cut = list(windows(ids, params.length))[: context.limit]
     if not cut:
         raise DataError(f"{params.data}: {len(ids)} tokens found; a window needs at least 2.")
-    name = params.data if params.data in ("wikitext", "tinyworld") else Path(params.data).stem
     nats = score_windows(context, cut, name)
     weights = [len(window) - 1 for window in cut]
-    result = Result(metrics=[_metric(name, nats, weights, context.limit)])
+    result = Result(metrics=[metric_row(name, nats, weights, context.limit)])
     result.samples = [
         {"task": name, "doc_id": str(i), "metric": "nll", "value": value, "weight": float(weight)}
         for i, (value, weight) in enumerate(zip(nats, weights, strict=True))
@@ -159,9 +166,17 @@ def score_windows(context: Context, cut: Sequence[Sequence[int]], name: str) -> 
     return nats
 
 
-def _metric(
+def metric_row(
     name: str, nats: Sequence[float], weights: Sequence[int], limit: int | None
 ) -> dict[str, Any]:
+    """Give the row of a perplexity: exp(sum of nats / sum of weights), null beyond all floats.
+
+    Args:
+        name: the task.
+        nats: of each window or document.
+        weights: their tokens.
+        limit: as in the row.
+    """
     from ssmbench.suites._harness import stderr
 
     rate = math.fsum(nats) / sum(weights)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ssmbench.models import flops
+from ssmbench.models import flops, token_flops
 from ssmbench.models.description import Attention, Description
 
 if TYPE_CHECKING:
@@ -21,7 +21,8 @@ def measure(model: Decoder, dense: Description) -> dict[str, int | float | None]
 
     Compression is exact, by stored parameters: 1 − after / before; beside it stands Comp. as "On
     Pruning State-Space LLMs" rounds it. A model without SSM mixers has null where a fraction of
-    them is asked; a layer whose mixer was removed counts as nothing.
+    them is asked; a layer whose mixer was removed counts as nothing. Where tokens are dropped,
+    FLOPs are those of a prompt that loses them, by each of its tokens, dropped or not.
     """
     itemsize = model.embedding.weight.element_size()
     after, before = flops.parameters(model.description), flops.parameters(dense)
@@ -30,6 +31,8 @@ def measure(model: Decoder, dense: Description) -> dict[str, int | float | None]
         for block, spec in zip(model.layers, model.description.layers, strict=True)
         if spec.mixer is not None and not isinstance(spec.mixer, Attention)
     ]
+    drop = model.reducer.drop if model.reducer else None
+    prefill = token_flops.count(model.description, prompt=TOKENS, drop=drop)
     nonzero = sum(int(p.count_nonzero()) for m in mixers for p in m.parameters())
     return {
         "params_model": after.model,
@@ -42,7 +45,7 @@ def measure(model: Decoder, dense: Description) -> dict[str, int | float | None]
         "compression_model": 1 - after.model / before.model,
         "state_bytes": flops.state_bytes(model.description, tokens=TOKENS, itemsize=itemsize),
         "state_bytes_dense": flops.state_bytes(dense, tokens=TOKENS, itemsize=itemsize),
-        "flops_per_token": flops.forward_flops(model.description, tokens=TOKENS) / TOKENS,
+        "flops_per_token": prefill.total("all") / TOKENS,
         "flops_per_token_dense": flops.forward_flops(dense, tokens=TOKENS) / TOKENS,
     }
 

@@ -22,14 +22,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssmbench.kernels.memory import keep_freed_memory
-from ssmbench.models import checkpoint, mixers
-from ssmbench.models.decoder import Decoder
-from ssmbench.models.initialise import initialise
+from ssmbench.models import checkpoint, export
 from ssmbench.zoo import tasks, tinyworld, tokenizer
 from ssmbench.zoo.recipes import LEVELS, RECIPES, Curriculum, Recipe
+from ssmbench.zoo.start import fresh
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from ssmbench.models.decoder import Decoder
 
 log = logging.getLogger(__name__)
 
@@ -88,14 +89,7 @@ class Progress(NamedTuple):
 
 def train(recipe: Recipe) -> Iterator[Progress]:
     """Train a fresh model, giving account after every step."""
-    model = Decoder(recipe.description)
-    initialise(model, seed=recipe.seed)
-    with torch.no_grad():
-        model.embedding.weight.mul_(recipe.embedding_std / 0.02)
-        if recipe.slow_decay:
-            for module in model.modules():
-                if isinstance(module, mixers.SelectiveScanMixer | mixers.SSDMixer):
-                    module.A_log.zero_()
+    model = fresh(recipe)
     plain = [p for n, p in model.named_parameters() if p.ndim < 2 or n.endswith("A_log")]
     decayed = [p for n, p in model.named_parameters() if not (p.ndim < 2 or n.endswith("A_log"))]
     optimiser = torch.optim.AdamW(
@@ -168,7 +162,7 @@ def make(name: str, recipe: Recipe, folder: Path) -> None:
 
 def publish(name: str, recipe: Recipe, model: Decoder, folder: Path, *, train_s: float) -> None:
     """Write a trained model, its tokenizer and what it scores to `folder`."""
-    checkpoint.save(model, folder)
+    export.save(model, folder)
     tokenizer.save(folder)
     scores = score(folder, n=DOCUMENTS)
     report = {
