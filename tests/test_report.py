@@ -7,6 +7,7 @@ import io
 import re
 from typing import TYPE_CHECKING
 
+import polars as pl
 import pytest
 from rich.console import Console
 from store_helpers import (
@@ -25,6 +26,7 @@ from store_helpers import (
 from ssmbench.plan.cells import Calibration
 from ssmbench.report import _format, _render
 from ssmbench.report._build import build_all
+from ssmbench.report._rows import Row, Rows
 from ssmbench.report._table import Column, Shown, Table
 from ssmbench.store.ledger import Ledger
 
@@ -414,3 +416,16 @@ def test_a_report_is_written_as_a_page_and_files_of_numbers(synthetic, tmp_path)
 )
 def test_numbers_are_written_for_people(made, text):
     assert made == text
+
+
+def test_rows_that_nobody_wanted_measured_are_left_out_and_waiting_ones_are_not():
+    def row(index, reason=None):
+        return Row(index, (), {f"cell{index}": (0, reason)}, None, is_dense=False)
+
+    rows = (row(0), row(1, "not run"), row(2, "failed: x"), row(3), row(4), row(5))
+    found = Rows((), rows, frozenset({0, 3}), pl.DataFrame()).wanted({5})
+    assert [r.index for r in found.rows] == [1, 2, 5]
+    assert found.sections == {0, 2}
+    alone = Rows((), rows, frozenset({0, 3, 4}), pl.DataFrame()).wanted({0})
+    assert [r.index for r in alone.rows] == [0, 1, 2]
+    assert alone.sections == {0}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -48,6 +48,11 @@ class Row:
     dense: int | None
     is_dense: bool
 
+    @property
+    def is_done(self) -> bool:
+        """Whether all that was wanted of its cells is there."""
+        return all(reason is None for _, reason in self.cells.values())
+
     def why_missing(
         self, otherwise: str, *, suite: str = "", but: Container[str] = frozenset()
     ) -> str:
@@ -71,6 +76,27 @@ class Rows:
     rows: tuple[Row, ...]
     sections: frozenset[int]
     frame: pl.DataFrame
+
+    def wanted(self, measured: Container[int]) -> Rows:
+        """Leave out rows of which nobody wanted what a table is about.
+
+        Those are done with all that was wanted of them, and have no number here.
+
+        Args:
+            measured: indices of the rows that have one, or the reason why it is none.
+        """
+        kept: list[Row] = []
+        starts: set[int] = set()
+        begins = False
+        for place, row in enumerate(self.rows):
+            begins = begins or place in self.sections
+            if row.is_done and row.index not in measured:
+                continue
+            if begins:
+                starts.add(len(kept))
+            kept.append(row)
+            begins = False
+        return replace(self, rows=tuple(kept), sections=frozenset(starts))
 
 
 def make_rows(cells: pl.DataFrame) -> Rows:

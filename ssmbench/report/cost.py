@@ -127,13 +127,14 @@ def _times(tables: Mapping[str, pl.LazyFrame], rows: Rows) -> list[Table]:
         shapes = part.select("batch", "length").unique().sort("batch", "length").rows()
         at = {(r["row"], r["batch"], r["length"]): r for r in part.iter_rows(named=True)}
         columns = [Column(f"{b}×{n}", parts=_TIMES, prefix=f"{b}x{n}") for b, n in shapes]
+        timed = rows.wanted(set(part["row"]))
         lines = [
             (
                 *row.key,
                 _quality(quality.get(row.index), row, suite),
                 *(_time(at.get((row.index, *shape)), row, str(name)) for shape in shapes),
             )
-            for row in rows.rows
+            for row in timed.rows
         ]
         tail = f"-{device}-{suite_id}" if devices else ""
         made.append(
@@ -142,7 +143,7 @@ def _times(tables: Mapping[str, pl.LazyFrame], rows: Rows) -> list[Table]:
                 name=re.sub(r"[^0-9A-Za-z_-]+", "-", f"cost-{phase}{tail}"),
                 columns=(*rows.columns, _quality_column(suite), *columns),
                 rows=tuple(lines),
-                sections=rows.sections,
+                sections=timed.sections,
                 notes=_time_notes(str(phase), panel),
             )
         )

@@ -48,6 +48,7 @@ def _table(found: pl.DataFrame, rows: Rows, *, several: bool) -> Table:
     tasks = list(dict.fromkeys(found["task"]))
     at = {(r["row"], r["task"], r["metric"]): r["value"] for r in found.iter_rows(named=True)}
     suite, suite_id = found["suite"][0], found["suite_id"][0]
+    rows = rows.wanted(set(found["row"]))
     lines = [(*row.key, *(_flops(at, row, t, suite) for t in tasks)) for row in rows.rows]
     tail = f"-{suite_id}" if several else ""
     return Table(

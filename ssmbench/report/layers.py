@@ -101,6 +101,7 @@ def _table(kind: _Kind, found: pl.DataFrame, rows: Rows, *, several: bool) -> Ta
         names = list(dict.fromkeys(found["place"]))
     at = _cells(found, column)
     suite, suite_id = found["suite"][0], found["suite_id"][0]
+    rows = rows.wanted(set(found["row"]))
     lines: list[tuple[Shown, ...]] = []
     sections = set()
     for row in rows.rows:

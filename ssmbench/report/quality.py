@@ -37,7 +37,8 @@ def build(tables: Mapping[str, pl.LazyFrame]) -> list[Table]:
     names = [p.suite for p in {p.suite_id: p for p in panels}.values()]
     for panel in panels:
         several = names.count(panel.suite) > 1
-        made += _panel_tables(panel, rows, found, several=several)
+        measured = {row for row, suite_id, *_ in found if suite_id == panel.suite_id}
+        made += _panel_tables(panel, rows.wanted(measured), found, several=several)
     return made
 
 
