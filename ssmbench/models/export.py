@@ -86,8 +86,8 @@ def save(model: Decoder, folder: Path, *, layout: Layout = "upstream") -> None:
     """
     if model.reducer is not None:
         raise CheckpointError(
-            f"{folder}: found a model that drops prompt tokens while it runs; expected one whose "
-            "weights say all. Save it before that step: token pruning needs no checkpoint."
+            "found a model that drops prompt tokens while it runs; expected one whose weights say "
+            "all. Save it before that step: token pruning needs no checkpoint."
         )
     weights = dict(model.state_dict())
     if model.description.tie_embeddings:
