@@ -35,7 +35,7 @@ from ssmbench.models import description as d
 from ssmbench.models import token_flops
 from ssmbench.models.token_flops import Drop
 from ssmbench.surgery import schedule
-from ssmbench.surgery.tokens import TokenReducer, Turn
+from ssmbench.surgery.tokens import TokenReducer, Turn, check_free
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,11 +97,7 @@ def compress(model: Decoder, *, ratio: float, params: Params, context: MethodCon
     """
     if ratio == 0:
         return
-    if model.reducer is not None:
-        raise MethodError(
-            f"{model.description.family}: found a model that drops tokens already; expected one "
-            "that does not. Chain one method that does."
-        )
+    check_free(model)
     drop = drops(model.description, ratio=ratio, params=params)
     from ssmbench.surgery import merging
 

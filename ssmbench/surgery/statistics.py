@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from contextlib import ExitStack
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Self
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 LOGITS_BUDGET = 1 << 25
 
 
-class _Watch:
+class _Watch(ABC):
     """Sees what enters some linear layers, as long as it is entered itself."""
 
     def __init__(self, modules: Mapping[str, nn.Linear]) -> None:
@@ -44,9 +45,9 @@ class _Watch:
 
         return add
 
+    @abstractmethod
     def _add(self, name: str, x: Tensor) -> None:
         """Take in (positions, in_features) float64."""
-        raise NotImplementedError
 
 
 class SquareSums(_Watch):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ssmbench.errors import MethodError
 from ssmbench.models.reduction import Merging, Shown, Watch
 from ssmbench.models.token_flops import Drop, Ranking, free
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from ssmbench.models.decoder import Decoder
     from ssmbench.models.forest import Forest
 else:
     from ssmbench.lazy import torch
@@ -53,6 +55,19 @@ Select = Callable[[Shown, "Tensor", Sequence[int]], Merging]
 
 Counts = Callable[[int], tuple[int, ...]]
 """Called with a prompt's number of tokens: how many each layer processes."""
+
+
+def check_free(model: Decoder) -> None:
+    """Refuse a model that drops tokens already: two schedules would fight.
+
+    Raises:
+        MethodError: it does.
+    """
+    if model.reducer is not None:
+        raise MethodError(
+            f"{model.description.family}: found a model that drops tokens already; expected one "
+            "that does not. Chain one method that does."
+        )
 
 
 def keep_best(scores: Tensor, lengths: Sequence[int], n_kept: Sequence[int]) -> Tensor:
