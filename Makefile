@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test check format docs clean
+.PHONY: help setup quickstart test chaos check format docs clean
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,6 +29,11 @@ quickstart: $(VENV)/runtime ## Compress the tiny models that come with the packa
 
 test: $(VENV)/dev ## Run all tests
 	$(BIN)/python -m pytest
+
+MINUTES ?= 30
+chaos: $(VENV)/dev ## Disturb runs for MINUTES=30 in every way; the table goes to docs/reliability.md
+	PYTHONPATH=tests $(BIN)/python -m chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) \
+		--write docs/reliability.md
 
 check: $(VENV)/dev ## Lint, types, layers
 	$(BIN)/ruff check .

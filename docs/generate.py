@@ -6,10 +6,12 @@ A test fails when they are stale.
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssmbench import plugins
+from ssmbench.execute import policy
 from ssmbench.grid.catalogue import catalogue
 from ssmbench.grid.schema import Grid, Part, json_schema
 from ssmbench.models import flops
@@ -31,6 +33,7 @@ def pages() -> dict[str, str]:
     return {
         "grid-file.md": grid_page(),
         "plugins.md": plugin_page(),
+        "faults.md": fault_page(),
         "results.md": columns.fill_in(results),
         "grid.schema.json": json.dumps(json_schema(), indent=1) + "\n",
     }
@@ -54,6 +57,34 @@ def grid_page() -> str:
         lines += [f"## {title}", "", f"{first_line(part)}", "", *field_table(part), ""]
     lines += ["## Catalogue", "", "Models that a grid may name.", "", *catalogue_table(), ""]
     return "\n".join(lines)
+
+
+def fault_page() -> str:
+    """Describe what follows from errors, from the policy."""
+    changes = {
+        "nothing": "",
+        "halve_batch": "half the batch",
+        "more_memory": "a machine with more memory; where there is none, half the batch",
+        "elsewhere": "another machine, if there is one",
+    }
+    rows = ["| class | what happened | retries | pause | the next attempt gets |", "|" + "---|" * 5]
+    for kind, rule in policy.POLICY.items():
+        retries = "no limit" if rule.retries == math.inf else f"{rule.retries:g}"
+        pause = f"{rule.wait_s:g} s, doubled each time" if rule.wait_s else ""
+        rows.append(f"| `{kind}` | {rule.meaning} | {retries} | {pause} | {changes[rule.change]} |")
+    text = (DOCS / "faults.in.md").read_text("utf-8")
+    figures = {
+        "TABLE": "\n".join(rows),
+        "SUSPECT_CELLS": policy.SUSPECT_CELLS,
+        "POISON_NODES": policy.POISON_NODES,
+        "SILENT_UNREACHABLE_S": f"{policy.SILENT_UNREACHABLE_S:g}",
+        "SILENT_S": f"{policy.SILENT_S:g}",
+        "OVERDUE_S": f"{policy.OVERDUE_S:g}",
+        "MORE_MEMORY": policy.MORE_MEMORY,
+    }
+    for name, value in figures.items():
+        text = text.replace(f"{{{name}}}", str(value))
+    return NOTE + text
 
 
 def sections(

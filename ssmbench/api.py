@@ -173,13 +173,16 @@ def evaluate(
 def results(run_folder: str | Path) -> dict[str, pl.DataFrame]:
     """Read a run's tables: cells, metrics, samples, latency, layers and attempts.
 
+    Args:
+        run_folder: local, or an address such as "s3://bucket/run".
+
     Raises:
-        StoreError: the folder is not a run folder.
+        StoreError: the folder is not a run folder, or damaged.
     """
     from ssmbench.store.folder import RunFolder
     from ssmbench.store.read import tables
 
-    frames = tables(RunFolder.open(Path(run_folder)))
+    frames = tables(RunFolder.open(str(run_folder)))
     return {name: frame.collect() for name, frame in frames.items()}
 
 

@@ -7,6 +7,7 @@
     ├── CheckpointError    2  a model folder that cannot be read as a model
     ├── DataError          2  a data set that is missing or not in the expected form
     ├── StoreError         2  a run folder that is damaged, foreign or locked
+    │   └── UnreachableError  2  an object store that does not answer, as yet
     ├── MethodError        1  a method that cannot do its job on this cell
     ├── NumericalError     1  a value that is not finite where it must be
     └── PrerequisiteError  3  this machine lacks something that the command needs
@@ -63,6 +64,17 @@ class DataError(SsmbenchError):
 
 class StoreError(SsmbenchError):
     """A run folder is damaged, belongs to something else, or is in use."""
+
+
+class UnreachableError(StoreError, OSError):
+    """An object store does not answer, and asking for minutes has not helped; it may yet.
+
+    An OSError as well: whoever can do without a file can do without an object.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.strerror = message
 
 
 class MethodError(SsmbenchError):

@@ -14,7 +14,7 @@ from store_helpers import make_cell, make_suite
 
 from ssmbench.execute.attempt import outcome_of
 from ssmbench.execute.driver import Driver
-from ssmbench.execute.executor import Ended, Step
+from ssmbench.execute.executor import Ended, Node, Sign, Step
 from ssmbench.execute.interrupts import Stop
 from ssmbench.execute.job import Job, Report, SuiteFailure
 from ssmbench.execute.task import Settings, Summary, tasks_of
@@ -25,6 +25,7 @@ from ssmbench.store.folder import RunFolder
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from ssmbench.execute.executor import Demand
     from ssmbench.execute.progress import State
     from ssmbench.store.ledger import Ledger
 
@@ -84,6 +85,14 @@ def _outcome(job: Job, done: list[str], failures: list[SuiteFailure]) -> dict[st
     return outcome
 
 
+class WorkerCrashedError(Exception):
+    __module__ = "ray.exceptions"
+
+
+class NodeDiedError(Exception):
+    __module__ = "ray.exceptions"
+
+
 class Clock:
     def __init__(self) -> None:
         self.now = 100.0
@@ -94,75 +103,123 @@ class Clock:
 
 @dataclass
 class FakeExecutor:
-    """Runs scripted attempts in fake time: each takes `seconds` of it."""
+    """Runs scripted attempts in fake time: each takes `seconds` of it.
+
+    Its nodes share `room`, and run what `on_node` says once the script is used up. `fates` says
+    what has become of them, `silent` since when they give no sign of life, and `unreachable`
+    which do not answer. What a silent node runs never ends; what runs on one that is no longer
+    in `names` is lost.
+    """
 
     clock: Clock
     script: list[Callable[[Job], dict[str, Any]]] = field(default_factory=list)
     seconds: float = 1.0
+    seconds_on: dict[str, float] = field(default_factory=dict)
     room: int = 2
     on_poll: Callable[[], None] = lambda: None
+    names: list[Node] = field(default_factory=lambda: [Node("n1", "host1", 8e9)])
+    choose: Callable[[Job, list[Node]], Node] | None = None
+    on_node: dict[str, Callable[[Job], dict[str, Any]]] = field(default_factory=dict)
 
     captures = True
     dies_with_driver = False
 
     def __post_init__(self) -> None:
         self.jobs: list[Job] = []
-        self.running: dict[str, tuple[Job, float]] = {}
-        self.queued: list[Job] = []
+        self.demands: list[Demand] = []
+        self.running: dict[str, tuple[Job, float, Node]] = {}
+        self.queued: list[tuple[Job, Demand]] = []
         self.most_at_once = 0
         self.cancelled: list[tuple[str, bool]] = []
+        self.cancels: list[tuple[str, bool]] = []
         self.together: list[set[str]] = []
+        self.fates: dict[str, str] = {}
+        self.silent: dict[str, float] = {}
+        self.unreachable: set[str] = set()
+        self.ran: list[tuple[str, str]] = []
 
     def check(self, resources: Resources) -> str | None:
-        return None
+        return None if self.names else "asked for 1 CPUs; found no machine"
 
-    def slots(self, resources: Resources) -> int:
-        return self.room
+    def nodes(self, resources: Resources) -> list[Node]:
+        return list(self.names)
 
-    def submit(self, job: Job, resources: Resources) -> None:
+    def slots(self, demand: Demand) -> int:
+        each = max(1, self.room // max(1, len(self.names)))
+        return each * sum(node.id not in demand.avoid for node in self.names)
+
+    def submit(self, job: Job, demand: Demand) -> None:
         self.jobs.append(job)
-        self.queued.append(job)
+        self.demands.append(demand)
+        self.queued.append((job, demand))
         self._start()
 
     def poll(self, timeout_s: float) -> list[Ended]:
         self.on_poll()
-        self.clock.now += timeout_s
-        due = [k for k, (_, end) in self.running.items() if end <= self.clock.now]
-        ended = [self._finish(self.running.pop(k)[0]) for k in due]
-        ended += [e for k, force in self.cancelled if (e := self._cancelled(k, force=force))]
+        taken = [e for k, force in self.cancelled if (e := self._cancelled(k, force=force))]
         self.cancelled = []
         self._start()
-        return ended
+        self.clock.now += timeout_s
+        names = {node.id for node in self.names}
+        gone = [k for k, (_, _, node) in self.running.items() if node.id not in names]
+        lost = [Ended(k, None, NodeDiedError(), self.running.pop(k)[2].id, "lost") for k in gone]
+        due = [
+            k
+            for k, (_, end, node) in self.running.items()
+            if end <= self.clock.now and node.id not in self.silent
+        ]
+        return [*taken, *lost, *(self._finish(*self.running.pop(k)) for k in due)]
 
     def cancel(self, attempt_id: str, *, force: bool) -> None:
         self.cancelled.append((attempt_id, force))
+        self.cancels.append((attempt_id, force))
 
-    def steps(self) -> Mapping[str, Step]:
-        return {k: Step("work", 1, 2) for k in self.running}
+    def signs(self) -> Mapping[str, Sign]:
+        return {
+            k: Sign(
+                Step("work", 1, 2), n.id, self.clock.now - self.silent.get(n.id, self.clock.now)
+            )
+            for k, (_, _, n) in self.running.items()
+        }
+
+    def is_reachable(self, node: str) -> bool:
+        return node not in self.unreachable and any(n.id == node for n in self.names)
 
     def close(self) -> None:
         pass
 
     def _start(self) -> None:
-        while self.queued and len(self.running) < self.room:
-            job = self.queued.pop(0)
-            self.running[job.attempt_id] = (job, self.clock.now + self.seconds)
-            self.together.append({j.kind for j, _ in self.running.values()})
+        each = max(1, self.room // max(1, len(self.names)))
+        for job, demand in list(self.queued):
+            busy = [n.id for _, _, n in self.running.values()]
+            free = [n for n in self.names if n.id not in demand.avoid and busy.count(n.id) < each]
+            if not free:
+                continue
+            node = self.choose(job, free) if self.choose else free[0]
+            self.queued.remove((job, demand))
+            end = self.clock.now + self.seconds_on.get(node.id, self.seconds)
+            self.running[job.attempt_id] = (job, end, node)
+            self.ran.append((job.cell.id, node.id))
+            self.together.append({j.kind for j, _, _ in self.running.values()})
             self.most_at_once = max(self.most_at_once, len(self.running))
 
-    def _finish(self, job: Job) -> Ended:
-        run = self.script.pop(0) if self.script else succeed
+    def _finish(self, job: Job, _end: float, node: Node) -> Ended:
+        run = self.script.pop(0) if self.script else self.on_node.get(node.id, succeed)
+        fate = self.fates.get(node.id, "alive")
         try:
-            return Ended(job.attempt_id, run(job), None)
+            return Ended(job.attempt_id, run(job), None, node.id, fate)
         except BaseException as error:  # noqa: BLE001 - the script's way to lose a process
-            return Ended(job.attempt_id, None, error)
+            return Ended(job.attempt_id, None, error, node.id, fate)
 
     def _cancelled(self, attempt_id: str, *, force: bool) -> Ended | None:
-        queued = [j for j in self.queued if j.attempt_id == attempt_id]
-        if not queued and not (force and attempt_id in self.running):
+        waits = [(j, d) for j, d in self.queued if j.attempt_id == attempt_id]
+        found = self.running.get(attempt_id)
+        if found is not None and found[2].id in self.unreachable:
+            return None
+        if not waits and not (force and found is not None):
             return None
         self.running.pop(attempt_id, None)
-        self.queued = [j for j in self.queued if j.attempt_id != attempt_id]
+        self.queued = [(j, d) for j, d in self.queued if j.attempt_id != attempt_id]
         return Ended(attempt_id, None, KeyboardInterrupt())
 
 
@@ -193,7 +250,12 @@ class Recorder:
 
 
 def drive(
-    ledger: Ledger, entries: list[Entry], executor: Any, *, stop: Stop | None = None
+    ledger: Ledger,
+    entries: list[Entry],
+    executor: Any,
+    *,
+    stop: Stop | None = None,
+    requests: Callable[[], int] = lambda: 0,
 ) -> tuple[Summary, Recorder]:
     """Run entries to their end, on a fake clock if the executor has one."""
     tasks = []
@@ -208,6 +270,7 @@ def drive(
         display=recorder,
         settings=Settings(data=None, offline=True),
         stop=stop or Stop(),
+        requests=requests,
         clock=getattr(executor, "clock", time.monotonic),
     )
     return driver.run(), recorder
@@ -231,6 +294,55 @@ def crash_once(job: Job, report: Report) -> dict[str, Any]:
     if job.number == 1:
         write(job, job.suites[0])
         os._exit(3)
+    return pids(job, report)
+
+
+def here() -> str:
+    import ray
+
+    node: str = ray.get_runtime_context().get_node_id()
+    return node
+
+
+def _is_bad_here(job: Job) -> bool:
+    """Whether a test has written this node's id beside the run folder."""
+    return here() in (Path(job.folder).parent / "bad").read_text()
+
+
+def crash_on_bad_nodes(job: Job, report: Report) -> dict[str, Any]:
+    """Die on some nodes; elsewhere wait until the test has seen what follows from that."""
+    _touch_log(job)
+    if _is_bad_here(job):
+        os._exit(3)
+    deadline = time.monotonic() + 120
+    while not (Path(job.folder).parent / "seen").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return pids(job, report)
+
+
+def fill_memory_of_bad_nodes(job: Job, report: Report) -> dict[str, Any]:
+    _touch_log(job)
+    if _is_bad_here(job):
+        raise MemoryError
+    return pids(job, report)
+
+
+def fail_with_magnitude(job: Job, report: Report) -> dict[str, Any]:
+    """Fail as a method with a bug would; take long enough for several machines to have one."""
+    _touch_log(job)
+    time.sleep(0.5)
+    if job.cell.method == "magnitude":
+        raise ValueError(f"seed {job.cell.seed} does not fit")
+    return pids(job, report)
+
+
+def stay_once(job: Job, report: Report) -> dict[str, Any]:
+    """Write the first suite and go on for ever at the first attempt; succeed at the second."""
+    _touch_log(job)
+    if job.number == 1:
+        write(job, job.suites[0])
+        report("stay", 0, 0)
+        time.sleep(300)
     return pids(job, report)
 
 

@@ -76,7 +76,7 @@ def test_an_attempt_writes_whole_suites_facts_and_an_outcome(job):
     assert marks[0].facts["params_model"] > 0
     assert all(m.seconds > 0 for m in marks)
     path = folder.outcome_file(job.cell.id, job.attempt_id)
-    assert attempts.read_outcome(path) == json.loads(json.dumps(outcome))
+    assert attempts.read_outcomes([path])[0] == json.loads(json.dumps(outcome))
     assert steps[0] == "load"
     assert outcome["peak_memory_bytes"] > 0
 

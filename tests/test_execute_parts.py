@@ -20,7 +20,7 @@ from execute_helpers import make_entry, succeed
 from store_helpers import make_cell, make_suite, new_run
 
 from ssmbench.execute import environment, isolation, nodes, progress
-from ssmbench.execute.executor import Step
+from ssmbench.execute.executor import Demand, Step
 from ssmbench.execute.inline import DeadlineError, InlineExecutor
 from ssmbench.execute.interrupts import Stop, listening
 from ssmbench.execute.job import Job
@@ -223,7 +223,7 @@ def test_the_live_display_draws_running_attempts(job, monkeypatch):
 def test_inline_deadlines_end_an_attempt_at_its_next_report(job):
     executor = InlineExecutor(target="test_execute_parts:reports_for_ever")
     executor.on_step = lambda: executor.cancel(job.attempt_id, force=True)
-    executor.submit(job, Resources())
+    executor.submit(job, Demand(Resources()))
     with pytest.raises(DeadlineError):
         executor.poll(0)
 
@@ -238,10 +238,10 @@ def test_inline_runs_in_this_process_and_waits_when_idle(job):
     executor = InlineExecutor(target="test_execute_parts:in_process", pause=pauses.append)
     assert executor.poll(0.25) == []
     assert pauses == [0.25]
-    executor.submit(job, Resources())
+    executor.submit(job, Demand(Resources()))
     (ended,) = executor.poll(0.25)
     assert ended.outcome["pid"] == os.getpid()
-    executor.submit(job, Resources())
+    executor.submit(job, Demand(Resources()))
     executor.cancel(job.attempt_id, force=False)
     (ended,) = executor.poll(0.25)
     assert isinstance(ended.error, KeyboardInterrupt)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -44,6 +46,9 @@ def fake(module: str, name: str, *bases: type) -> Exception:
         (TimeoutError(), "hub"),
         (DeadlineError(), "timeout"),
         (KeyError("x"), "bug"),
+        (OSError(28, "No space left on device"), "disk_full"),
+        (chained(errors.StoreError("cannot write"), OSError(122, "quota")), "disk_full"),
+        (OSError(2, "No such file"), "bug"),
         (RuntimeError("shape mismatch"), "bug"),
         (chained(ValueError("wrapped"), MemoryError()), "host_oom"),
         (chained(errors.DataError("no wikitext"), ConnectionError()), "hub"),
@@ -105,3 +110,44 @@ def test_missing_data_is_tried_again_only_where_a_download_failed() -> None:
     assert policy.classify(raised(ConnectionError("no route"))) == "hub"
     assert policy.classify(raised(ValueError("not JSON"))) == "user"
     assert policy.classify(raised(None)) == "user"
+
+
+@pytest.mark.parametrize(
+    ("kind", "fate", "expected"),
+    [
+        ("crashed", "alive", "crashed"),
+        ("crashed", None, "crashed"),
+        ("crashed", "leaving", "preempted"),
+        ("crashed", "lost", "node_lost"),
+        ("node_lost", "leaving", "preempted"),
+        ("node_lost", "alive", "node_lost"),
+        ("host_oom", "leaving", "host_oom"),
+        ("bug", "lost", "bug"),
+    ],
+)
+def test_a_death_is_seen_in_view_of_the_machines_fate(kind, fate, expected):
+    assert policy.in_view_of(kind, fate) == expected
+
+
+def test_errors_of_one_cause_have_one_signature():
+    first = policy.signature("bug", "ValueError: shape [3, 16] of 'layer.1' in /a/b.bin, 2.5e-3")
+    second = policy.signature("bug", "ValueError: shape [12, 8] of 'layer.22' in /c/d.bin, 1.0e-7")
+    assert first == second
+    assert first != policy.signature("user", "ValueError: shape [3, 16] of 'layer.1' in /a/b.bin")
+    assert first != policy.signature("bug", "TypeError: shape [3, 16] of 'layer.1' in /a/b.bin")
+
+
+def test_preemption_alone_is_retried_without_end():
+    endless = [kind for kind, rule in policy.POLICY.items() if rule.retries == math.inf]
+    assert endless == ["preempted"]
+
+
+def test_only_what_a_machine_does_speaks_against_it():
+    blamed = {kind: rule.blames for kind, rule in policy.POLICY.items() if rule.blames != "cell"}
+    assert blamed == {
+        "crashed": "node",
+        "node_lost": "node",
+        "disk_full": "node",
+        "user": "method",
+        "bug": "method",
+    }

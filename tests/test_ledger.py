@@ -19,6 +19,7 @@ from ssmbench.plan.history import Failure
 from ssmbench.store import attempts, lock, read
 from ssmbench.store.contents import read_contents, segments
 from ssmbench.store.ledger import Ledger, read_history
+from ssmbench.store.lines import decode, encode
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -186,6 +187,46 @@ def test_a_damaged_line_in_the_middle_names_file_and_line(folder, line):
     assert lock.holder(folder, now=time.time()) is None
 
 
+def test_a_changed_digit_is_noticed(folder):
+    path = filled(folder)
+    lines = path.read_bytes().splitlines(keepends=True)
+    changed = lines[1].replace(b'"seed": 0', b'"seed": 1')
+    assert changed != lines[1]
+    path.write_bytes(b"".join([lines[0], changed, *lines[2:]]))
+    with pytest.raises(StoreError, match=rf"{path.name}:2: does not match its checksum"):
+        read_history(folder)
+
+
+def test_lines_of_a_version_without_checksums_are_read(folder):
+    path = filled(folder)
+    found = read_history(folder)
+    path.write_text("".join(json.dumps(decode(x)) + "\n" for x in path.read_bytes().splitlines()))
+    assert b"crc32" not in path.read_bytes()
+    assert read_history(folder) == found
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b"", "is not JSON"),
+        (b"{", "is not JSON"),
+        (b"[" * 100_000, "is nested too deeply"),
+        (b"\xff{}", "is not JSON"),
+        (b"[1]", "is not an object"),
+        (b'{"a": 1, "crc32": "00000000"}', "does not match its checksum"),
+        (b'{"crc32": 7, "a": 1}', "does not match its checksum"),
+    ],
+    ids=range(7),
+)
+def test_a_line_that_was_not_written_so_is_refused(line, said):
+    with pytest.raises(ValueError, match=said):
+        decode(line)
+    written = encode({"a": 1, "b": ["ä", None]})
+    assert decode(written) == {"a": 1, "b": ["ä", None]}
+    with pytest.raises(ValueError, match="checksum"):
+        decode(written.replace(b"1", b"2", 1))
+
+
 def test_events_of_another_version_are_passed_over(folder):
     path = filled(folder)
     path.write_bytes(b'{"event": "moved", "to": "mars"}\n' + path.read_bytes())
@@ -212,6 +253,51 @@ def test_a_full_disk_leaves_the_ledger_as_it_was_and_usable(folder, monkeypatch,
         assert segments(folder)[0].read_bytes() == before
         assert ledger.commit(mark)
     assert len(read_history(folder).committed) == 1
+
+
+def test_a_batch_is_one_write_and_counts_at_once(folder, monkeypatch):
+    synced, real = [], os.fsync
+    with Ledger.open(folder) as ledger:
+        ledger.append({"event": "run"})
+        monkeypatch.setattr(os, "fsync", lambda descriptor: (synced.append(1), real(descriptor)))
+        with ledger.batch():
+            for seed in range(5):
+                assert ledger.cell(make_cell(seed=seed), [SUITE])
+                assert not ledger.cell(make_cell(seed=seed), [SUITE])
+            assert len(ledger.history.cells) == 5
+            assert read_history(folder).cells == {}
+        assert len(synced) == 1
+    assert len(read_history(folder).cells) == 5
+
+
+def test_a_batch_that_ends_with_an_error_is_written(folder):
+    def broken(ledger: Ledger) -> None:
+        with ledger.batch():
+            ledger.cell(CELL, [SUITE])
+            raise KeyboardInterrupt
+
+    with Ledger.open(folder) as ledger:
+        with pytest.raises(KeyboardInterrupt):
+            broken(ledger)
+        assert list(read_history(folder).cells) == [CELL.id]
+        ledger.append({"event": "run"})
+
+
+def test_after_a_batch_that_could_not_be_written_nothing_more_is(folder, monkeypatch):
+    def full(descriptor, data):
+        raise OSError(28, "No space left on device")
+
+    with Ledger.open(folder) as ledger:
+        ledger.append({"event": "run"})
+        monkeypatch.setattr(os, "write", full)
+        with pytest.raises(StoreError, match="No space left on device"), ledger.batch():
+            ledger.cell(CELL, [SUITE])
+        monkeypatch.undo()
+        with pytest.raises(StoreError, match="could not be written before"):
+            ledger.append({"event": "run"})
+    assert len(read_contents(folder).runs) == 1
+    with Ledger.open(folder) as ledger:
+        assert ledger.cell(CELL, [SUITE])
 
 
 def test_a_record_that_lacks_a_field_is_a_bug(folder):

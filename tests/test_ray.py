@@ -11,6 +11,7 @@ import pytest
 from execute_helpers import drive, make_entry
 from store_helpers import make_cell, new_run
 
+from ssmbench.execute.executor import Demand
 from ssmbench.plan.cells import Resources
 from ssmbench.store.ledger import Ledger
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.ray
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster():
     """Start Ray once: 2 CPUs, loopback, no token."""
     os.environ["RAY_AUTH_MODE"] = "disabled"
@@ -69,19 +70,19 @@ class Watch:
     def __getattr__(self, name: str):
         return getattr(self._executor, name)
 
-    def submit(self, job, resources):
+    def submit(self, job, demand):
         self.jobs.append(job)
-        self._executor.submit(job, resources)
+        self._executor.submit(job, demand)
 
     def poll(self, timeout_s):
         ended = self._executor.poll(timeout_s)
         self.outcomes += [dict(e.outcome) for e in ended if e.outcome is not None]
         return ended
 
-    def steps(self):
-        steps = self._executor.steps()
-        self.seen |= {step.name for step in steps.values()}
-        return steps
+    def signs(self):
+        signs = self._executor.signs()
+        self.seen |= {sign.step.name for sign in signs.values()}
+        return signs
 
 
 def cells(n: int, **options) -> list:
@@ -138,11 +139,11 @@ def test_a_hanging_attempt_is_ended_at_its_timeout(ledger, start):
 def test_steps_reach_the_display_and_a_lost_board_does_not_matter(ledger, start):
     executor = start("slow", isolate=False)
     watch = Watch(executor)
-    drive(ledger, cells(1), watch)
+    drive(ledger, cells(4), watch)
     assert "slow" in watch.seen
     executor._ray.kill(executor._board, no_restart=True)
     drive(ledger, [make_entry(make_cell(ratio=0.9))], watch)
-    assert len(ledger.history.committed) == 2
+    assert len(ledger.history.committed) == 5
 
 
 def test_timing_has_the_machine_for_itself(ledger, start):
@@ -157,7 +158,8 @@ def test_timing_has_the_machine_for_itself(ledger, start):
 
 def test_what_an_attempt_prints_is_in_its_log(ledger, start):
     watch = Watch(start("noisy_attempt", isolate=False))
-    drive(ledger, cells(1), watch)
+    summary, _ = drive(ledger, cells(1), watch)
+    assert not summary.lost
     text = (ledger.folder.path / watch.jobs[0].log).read_text()
     assert "from python" in text
     assert "from a child" in text
@@ -181,5 +183,5 @@ def test_what_no_machine_has_is_said_before_anything_is_submitted(cluster, resou
 
 def test_what_the_machine_has_is_accepted(cluster):
     assert cluster.check(Resources(num_cpus=2)) is None
-    assert cluster.slots(Resources(num_cpus=1)) == 2
-    assert cluster.slots(Resources(num_cpus=2)) == 1
+    assert cluster.slots(Demand(Resources(num_cpus=1))) == 2
+    assert cluster.slots(Demand(Resources(num_cpus=2))) == 1

@@ -81,11 +81,13 @@ def test_opening_what_is_not_a_run_folder_says_so(tmp_path, text, said):
         RunFolder.open(tmp_path)
 
 
-def test_an_address_is_refused_instead_of_making_a_folder_called_s3(tmp_path, monkeypatch):
+@pytest.mark.parametrize("address", ["s3:/bucket/run", Path("s3://bucket/run"), "ftp://host/run"])
+def test_a_wrong_address_is_refused_instead_of_making_a_folder_of_its_name(
+    tmp_path, monkeypatch, address
+):
     monkeypatch.chdir(tmp_path)
-    for address in ("s3://bucket/run", Path("s3://bucket/run")):
-        with pytest.raises(StoreError, match="local or NFS"):
-            RunFolder.create(address, grid_text="", resolved={})
+    with pytest.raises(StoreError, match=r"expected .*s3://"):
+        RunFolder.create(address, grid_text="", resolved={})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -130,8 +132,27 @@ def test_content_is_on_the_disk_before_its_name_and_the_name_before_the_return(f
     links = [i for i, (what, _) in enumerate(done) if what == "link"]
     assert len(links) == 3  # metrics, samples, mark
     for i in links:
-        assert ("fsync", done[i][1]) in done[:i]
-        assert done[i + 2] == ("fsync", done[i + 1][1])
+        # Of all files, before the first name; then the folder, after the last.
+        assert ("fsync", done[i][1]) in done[: links[0]]
+    assert done[-1] == ("fsync", done[links[-1] + 1][1])
+
+
+def test_of_files_written_together_none_is_there_if_one_cannot_be_written(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        atomic.write_together([(tmp_path / "x", b"1"), (tmp_path / "y", b"2")])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_written_together_never_overwrite(tmp_path):
+    (tmp_path / "y").write_bytes(b"first")
+    with pytest.raises(FileExistsError):
+        atomic.write_together([(tmp_path / "x", b"1"), (tmp_path / "y", b"2")])
+    assert (tmp_path / "y").read_bytes() == b"first"
+    assert {p.name for p in tmp_path.iterdir()} == {"x", "y"}
 
 
 def test_others_may_read_what_a_worker_wrote(tmp_path):
@@ -278,16 +299,24 @@ def test_a_table_opened_before_a_compaction_can_still_be_collected_after_it(fold
     assert len(list(folder.compact_dir.iterdir())) == 2
 
 
-def test_files_of_an_older_version_read_with_nulls_and_of_a_newer_one_without_its_columns(folder):
-    cell, suite = make_cell(), make_suite()
+def test_files_of_an_older_version_read_with_nulls_and_of_a_newer_one_without_its_columns(
+    folder, monkeypatch
+):
+    other_columns = {
+        make_cell(seed=0).id: lambda frame: frame.drop("chance", "best", strict=False),
+        make_cell(seed=1).id: lambda frame: frame.with_columns(colour=pl.lit("red")),
+    }
+    real = atomic.parquet_bytes
+
+    def parquet_bytes(frame):
+        return real(other_columns.get(frame["cell_id"][0], lambda frame: frame)(frame))
+
+    monkeypatch.setattr(atomic, "parquet_bytes", parquet_bytes)
     with Ledger.open(folder) as ledger:
         for seed in range(3):
             rows = acc_rows({"ending": [1, 0]})
-            finish(folder, ledger, make_cell(seed=seed), suite, rows, attempt=f"a{seed}")
-    older = folder.table_file(cell.id, "a0", suite.id, "metrics")
-    pl.read_parquet(older).drop("chance", "best").write_parquet(older)
-    newer = folder.table_file(make_cell(seed=1).id, "a1", suite.id, "metrics")
-    pl.read_parquet(newer).with_columns(colour=pl.lit("red")).write_parquet(newer)
+            cell = make_cell(seed=seed)
+            finish(folder, ledger, cell, make_suite(), rows, attempt=f"a{seed}")
     rows = read.tables(folder)["metrics"].collect()
     assert rows.schema == columns.schema("metrics")
     assert rows["chance"].to_list() == [None, 0.25, 0.25]

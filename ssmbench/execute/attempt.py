@@ -63,7 +63,7 @@ def run_attempt(job: Job, report: Report) -> dict[str, Any]:
         _note(error, _missing(job, done, failures), failures)
     outcome = {**outcome_of(job, done=done, failures=failures, started_s=started_s), **memory}
     try:
-        attempts.write_outcome(RunFolder(Path(job.folder)), outcome)
+        attempts.write_outcome(RunFolder.at(job.folder), outcome)
     except (OSError, StoreError) as error:
         # The driver hears of it all the same; only the table of attempts is poorer.
         log.warning("the outcome could not be written: %s", error)
@@ -106,21 +106,24 @@ def outcome_of(
     }
 
 
-def record_death(job: Job, failures: list[SuiteFailure], *, took_s: float) -> None:
+def record_death(
+    job: Job, failures: list[SuiteFailure], *, took_s: float, host: str | None = None
+) -> None:
     """Write the outcome of an attempt whose process died before it could.
 
     Args:
         job: what was asked.
         failures: what the process left undone.
         took_s: how long it lived, as the driver saw it.
+        host: the machine that it ran on, where known.
     """
     missing = {suite for failure in failures for suite in failure.suites}
     done = [suite.id for suite in job.suites if suite.id not in missing]
     outcome = outcome_of(job, done=done, failures=failures, started_s=time.time() - took_s)
     # The driver's own machine is not where the attempt ran.
-    unknown = {"host": None, "pid": None, "cpu": None, "gpu": None, "device": None}
+    unknown = {"host": host, "pid": None, "cpu": None, "gpu": None, "device": None}
     try:
-        attempts.write_outcome(RunFolder(Path(job.folder)), {**outcome, **unknown})
+        attempts.write_outcome(RunFolder.at(job.folder), {**outcome, **unknown})
     except (StoreError, OSError) as error:
         # It had written one and died on the way home, or the disk is full: the ledger knows.
         log.info("no outcome was written for a dead attempt: %s", error)
@@ -141,7 +144,7 @@ def _work(job: Job, report: Report, done: list[str], failures: list[SuiteFailure
         try:
             rows = _measure(job, suite, model, tokenizer, report)
             attempts.write_suite(
-                RunFolder(Path(job.folder)),
+                RunFolder.at(job.folder),
                 cell_id=job.cell.id,
                 attempt_id=job.attempt_id,
                 suite=suite,

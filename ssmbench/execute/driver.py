@@ -1,36 +1,40 @@
 """The loop that turns a plan into committed numbers.
 
-One thread: submit what is due, wait, judge what ended, commit or retry, end what is late.
-Only the driver writes the ledger. What an attempt wrote before it failed or died counts; the
-next attempt of the cell does the rest.
+One thread: submit what is due, wait, judge what ended, end what is late or silent. How long
+to wait is `patience`; what follows from an ending is `judge`; what many of them say about
+machines and methods is `health`; where a retry goes is `placing`.
 """
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ssmbench.errors import StoreError
 from ssmbench.execute import policy
-from ssmbench.execute.attempt import record_death
-from ssmbench.execute.job import Job, SuiteFailure
+from ssmbench.execute.health import Health, proven_by
+from ssmbench.execute.job import Job
+from ssmbench.execute.judge import Judge
+from ssmbench.execute.patience import Patience
+from ssmbench.execute.placing import Placing
 from ssmbench.execute.progress import Display, Running, State
-from ssmbench.execute.task import Flight, Lost, Settings, Summary, Task
-from ssmbench.store import attempts
+from ssmbench.execute.task import Flight, Settings, Summary, Task
+from ssmbench.store.logs import Beginnings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from ssmbench.execute.executor import Ended, Executor
+    from ssmbench.execute.executor import Demand, Ended, Executor
     from ssmbench.execute.interrupts import Stop
-    from ssmbench.plan.cells import Suite
     from ssmbench.store.ledger import Ledger
 
 POLL_S = 0.25
 # Attempts handed over beyond those that can run, so that no machine waits for the driver.
 AHEAD = 2
+_SHOW_EVERY_S = 0.2
+# How often other terminals' requests are looked for, and whether any machine fits what waits.
+LOOK_EVERY_S = 2.0
 
 
 class Driver:
@@ -45,6 +49,7 @@ class Driver:
         display: Display,
         settings: Settings,
         stop: Stop,
+        requests: Callable[[], int] = lambda: 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make a driver.
@@ -57,16 +62,33 @@ class Driver:
             display: shown the state after each change.
             settings: what every job shares.
             stop: read in every round; a signal handler sets it.
+            requests: gives the level of stopping that another terminal asks for.
             clock: seconds, steady.
         """
         self._queue = sorted(tasks, key=lambda t: t.kind == "timing")
         self._executor, self._ledger, self._display = executor, ledger, display
         self._settings, self._stop, self._clock = settings, stop, clock
+        self._requests = requests
         self._cells = frozenset(task.entry.cell.id for task in self._queue)
+        self._beginnings = Beginnings(ledger.folder)
         self._flights: dict[str, Flight] = {}
         self._summary = Summary()
+        self._health = Health(
+            proven=proven_by(ledger.history),
+            n_methods=len({task.entry.cell.method for task in self._queue}),
+        )
+        self._placing = Placing(executor, self._health, display.note)
+        self._patience = Patience(executor)
+        self._judge = Judge(
+            ledger=ledger,
+            display=display,
+            summary=self._summary,
+            health=self._health,
+            placing=self._placing,
+        )
         self._started_s = clock()
-        self._finished_s = self._finished_estimate_s = 0.0
+        self._shown_s = self._looked_s = -math.inf
+        self._shown_stopping = False
 
     def run(self) -> Summary:
         """Do everything, or what is left once a stop is asked for.
@@ -74,19 +96,22 @@ class Driver:
         Raises:
             StoreError: another driver took over, or the ledger cannot be written.
         """
-        dropped = False
         try:
-            while self._flights or (self._queue and not self._stop.level):
+            while self._flights or (self._queue and not self._stopping):
                 if self._stop.level >= 2:
                     break
-                if self._stop.level and not dropped:
-                    dropped = True
-                    self._drop_waiting()
-                elif not self._stop.level:
+                self._recall()
+                if not self._stopping:
                     self._submit_due()
                 self.tick()
-                for ended in self._executor.poll(POLL_S):
-                    self._settle(ended)
+                given_up = self._patience.given_up(self._flights.values(), self._clock())
+                ended = [*given_up, *self._executor.poll(POLL_S)]
+                with self._ledger.batch():
+                    for found in ended:
+                        self._settle(found)
+                    if ended:
+                        self._queue = self._judge.conclude(self._queue, self._flights.values())
+                self._judge.tell()
         except KeyboardInterrupt:
             # Inline, a second Ctrl-C breaks into the running attempt.
             self._stop.level = 2
@@ -96,23 +121,36 @@ class Driver:
             self._summary.seconds = self._clock() - self._started_s
         return self._summary
 
+    @property
+    def _stopping(self) -> bool:
+        return self._stop.level > 0 or self._summary.stopped is not None
+
     def tick(self) -> None:
         """End what is late and show where everything stands; inline, attempts call this."""
         now = self._clock()
-        steps = self._executor.steps()
+        signs = self._executor.signs()
         running = []
         for flight in self._flights.values():
-            step = steps.get(flight.job.attempt_id)
-            if flight.started_s is None and (step is not None or _log_path(flight.job).exists()):
+            job = flight.job
+            sign = signs.get(job.attempt_id)
+            if sign is not None:
+                flight.node = sign.node or flight.node
+            if flight.started_s is None and (
+                sign is not None or self._beginnings.has(job.cell.id, job.attempt_id)
+            ):
                 flight.started_s = now
             if flight.started_s is None:
                 continue
-            limit_s = flight.task.entry.timeout_s
-            if now - flight.started_s > limit_s and not flight.overdue:
-                flight.overdue = True
-                self._executor.cancel(flight.job.attempt_id, force=True)
-            running.append(Running(flight.job, flight.task.seconds, flight.started_s, step))
-        self._display.show(self._state(running, now))
+            self._patience.watch(flight, sign, now)
+            step = None if sign is None else sign.step
+            running.append(Running(job, flight.task.seconds, flight.started_s, step))
+        if now - self._looked_s >= LOOK_EVERY_S:
+            self._looked_s = now
+            self._stop.level = max(self._stop.level, self._requests())
+            self._placing.look(self._flights.values(), self._queue[:1], now)
+        if now - self._shown_s >= _SHOW_EVERY_S or self._stopping != self._shown_stopping:
+            self._shown_s, self._shown_stopping = now, self._stopping
+            self._display.show(self._state(running, now))
 
     def _state(self, running: Sequence[Running], now: float) -> State:
         queued = [f.task for f in self._flights.values() if f.started_s is None]
@@ -128,170 +166,98 @@ class Driver:
             n_finished=self._summary.n_done,
             n_failed=len(self._summary.lost),
             n_retried=self._summary.n_retried,
-            finished_s=self._finished_s,
-            finished_estimate_s=self._finished_estimate_s,
+            finished_s=self._summary.done_s,
+            finished_estimate_s=self._summary.done_estimate_s,
             n_slots=self._slots(),
-            stopping=self._stop.level > 0,
+            stopping=self._stopping,
         )
 
     def _slots(self) -> int:
         """Count attempts that run at once, by what the next in line asks for."""
-        tasks = [*(f.task for f in self._flights.values()), *self._queue[:1]]
-        if not tasks:
-            return 1
-        return max(1, *(self._executor.slots(t.resources) for t in tasks))
+        demands = [flight.demand for flight in self._flights.values()]
+        demands += [self._placing.demand(task) for task in self._queue[:1]]
+        return max([1, *(self._executor.slots(demand) for demand in demands)])
 
     def _submit_due(self) -> None:
         """Hand over what is due, as long as few attempts wait at the executor."""
         now = self._clock()
         for task in list(self._queue):
-            room = self._executor.slots(task.resources) + AHEAD
-            if len(self._flights) >= room:
-                return
-            if task.kind == "timing" and self._quality_pending():
+            demand = self._placing.demand(task)
+            slots = self._executor.slots(demand)
+            if len(self._flights) >= slots + max(AHEAD, slots // 4):
+                if demand.avoid <= self._health.quarantined.keys():
+                    return
+                continue  # Others may run where this one must not.
+            # Timing comes after all quality. While no machine fits, one attempt is enough to
+            # ask a cluster for one, and a second would share it.
+            busy = self._quality_pending() if slots else bool(self._flights)
+            if task.kind == "timing" and busy:
                 return
             if task.due_s <= now:
                 self._queue.remove(task)
-                self._submit(task, now)
+                self._submit(task, demand, now)
 
     def _quality_pending(self) -> bool:
         """Whether attempts of quality suites are running or due: timing comes after them."""
         flying = any(f.task.kind == "quality" for f in self._flights.values())
         return flying or any(t.kind == "quality" for t in self._queue)
 
-    def _submit(self, task: Task, now: float) -> None:
+    def _submit(self, task: Task, demand: Demand, now: float) -> None:
         task.number += 1
         attempt_id = uuid.uuid4().hex[:16]
         folder = self._ledger.folder
-        cell = task.entry.cell
+        cell, resources = task.entry.cell, task.resources
         job = Job(
-            folder=str(folder.path.absolute()),
+            folder=folder.location,
             cell=cell,
             suites=task.suites,
             attempt_id=attempt_id,
             number=task.number,
             log=folder.relative(folder.log_file(cell.id, attempt_id)),
             data=self._settings.data,
-            device="cuda" if task.resources.num_gpus else "cpu",
+            device="cuda" if resources.num_gpus else "cpu",
             batch_tokens=task.batch_tokens,
-            num_cpus=task.resources.num_cpus,
+            num_cpus=resources.num_cpus,
             offline=self._settings.offline,
             capture=self._executor.captures,
+            gpu_share=1.0 if demand.alone else min(1.0, resources.num_gpus or 1.0),
         )
-        self._flights[attempt_id] = Flight(task, job, now)
-        self._executor.submit(job, task.resources)
+        self._flights[attempt_id] = Flight(task, job, demand, now)
+        self._executor.submit(job, demand)
 
     def _settle(self, ended: Ended) -> None:
-        """Commit what an ended attempt wrote, and retry or give up what it did not."""
+        """Judge an ended attempt and take back what is still to do."""
         flight = self._flights.pop(ended.attempt_id, None)
         if flight is None:
             return
-        now = self._clock()
-        failures = self._failures(flight, ended)
-        done = self._commit(flight, failures)
-        again: list[Suite] = []
-        wait_s = 0.0
-        for failure in failures:
-            retry = self._judge(flight, failure)
-            if retry is None:
-                continue
-            again += [s for s in flight.task.suites if s.id in failure.suites]
-            wait_s = max(wait_s, retry)
-        seconds = flight.seconds(now)
-        if done:
-            self._summary.n_done += 1
-            self._finished_s += seconds
-            self._finished_estimate_s += flight.task.seconds or 0.0
-            self._display.attempt_done(flight.job, done, seconds)
-        if again:
-            task = flight.task
-            task.suites, task.due_s = tuple(again), now + wait_s
+        if self._is_withdrawn(flight, ended):
+            if self._judge.left(flight):
+                # Nothing went wrong with it: it keeps its place.
+                self._queue.insert(0, flight.task)
+            return
+        again = self._judge.settle(flight, ended, self._clock())
+        if again is not None:
             # A retry comes first: what it waited for is over, and its cell is nearly done.
-            self._queue.insert(0, task)
+            self._queue.insert(0, again)
 
-    def _failures(self, flight: Flight, ended: Ended) -> list[SuiteFailure]:
-        """Say why suites have no numbers, also where the process is gone."""
-        if ended.outcome is not None:
-            return [
-                SuiteFailure(tuple(f["suites"]), f["error_class"], f["message"])
-                for f in ended.outcome["failures"]
-            ]
-        assert ended.error is not None, "an attempt ended with neither outcome nor error"
-        kind, message = policy.classify(ended.error), policy.message_of(ended.error)
-        if flight.overdue:
-            minutes = flight.task.entry.timeout_s / 60
-            kind, message = "timeout", f"still running after {minutes:g} min and ended"
-        missing = tuple(s.id for s in flight.task.suites if not self._is_whole(flight.job, s))
-        failures = [SuiteFailure(missing, kind, message)] if missing else []
-        if kind != "cancelled":
-            record_death(flight.job, failures, took_s=flight.seconds(self._clock()))
-        return failures
+    def _is_withdrawn(self, flight: Flight, ended: Ended) -> bool:
+        """Whether it ended because we took it back, and for no other reason."""
+        if ended.error is None or flight.verdict is not None:
+            return False
+        ours = flight.recalled or self._stopping
+        return ours and policy.classify(ended.error) == "cancelled"
 
-    def _is_whole(self, job: Job, suite: Suite) -> bool:
-        folder = self._ledger.folder
-        return folder.mark_file(job.cell.id, job.attempt_id, suite.id).exists()
-
-    def _commit(self, flight: Flight, failures: list[SuiteFailure]) -> tuple[Suite, ...]:
-        """Commit every suite that the attempt left whole; a damaged one joins `failures`."""
-        job = flight.job
-        failed = {suite for failure in failures for suite in failure.suites}
-        done = []
-        for suite in job.suites:
-            if suite.id in failed:
-                continue
-            try:
-                mark = attempts.read_mark(
-                    self._ledger.folder, job.cell.id, job.attempt_id, suite.id
-                )
-            except StoreError as error:
-                failures.append(SuiteFailure((suite.id,), "crashed", str(error)))
-                continue
-            self._ledger.commit(mark)
-            done.append(suite)
-        return tuple(done)
-
-    def _judge(self, flight: Flight, failure: SuiteFailure) -> float | None:
-        """Note a failure; give the pause before a retry, or None if there is to be none."""
-        kind = failure.error_class
-        task, job = flight.task, flight.job
-        if kind == "cancelled" and self._stop.level:
-            self._queue.append(task)
-            return None
-        if kind == "cancelled":
-            # Not by us: somebody else ended the task.
-            kind = "crashed"
-        rule = policy.POLICY[kind]
-        final = task.spent[kind] >= rule.retries
-        self._ledger.append(
-            {
-                "event": "failed",
-                "cell": job.cell.id,
-                "suites": list(failure.suites),
-                "attempt": job.attempt_id,
-                "error_class": kind,
-                "message": failure.message,
-                "log": job.log,
-                "final": final,
-            }
-        )
-        if final:
-            suites = tuple(s for s in job.suites if s.id in failure.suites)
-            lost = Lost(task.entry, suites, kind, failure.message, job.log)
-            self._summary.lost.append(lost)
-            self._display.attempt_failed(job, suites, kind, failure.message)
-            return None
-        pause_s = policy.wait_s(kind, task.spent[kind])
-        task.spent[kind] += 1
-        self._summary.n_retried += 1
-        if rule.change == "halve_batch":
-            task.batch_tokens = policy.halved(task.batch_tokens)
-        self._display.attempt_retried(job, kind, failure.message, pause_s)
-        return pause_s
-
-    def _drop_waiting(self) -> None:
-        """Take back what waits at the executor; what runs may finish."""
+    def _recall(self) -> None:
+        """Take back what waits at the executor and is not to run, or not like this."""
         for flight in self._flights.values():
-            if flight.started_s is None:
+            if flight.started_s is not None or flight.recalled:
+                continue
+            if (
+                self._stopping
+                or self._health.is_poisoned(flight.task)
+                or self._placing.is_outdated(flight)
+            ):
+                flight.recalled = True
                 self._executor.cancel(flight.job.attempt_id, force=False)
 
     def _abandon(self) -> None:
@@ -301,7 +267,3 @@ class Driver:
                 self._executor.cancel(attempt_id, force=True)
             self._queue.append(flight.task)
         self._flights.clear()
-
-
-def _log_path(job: Job) -> Path:
-    return Path(job.folder) / job.log

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections import deque
 from typing import TYPE_CHECKING
 
 from ssmbench.execute import environment
-from ssmbench.execute.executor import ATTEMPT, Ended, Step, load_attempt
+from ssmbench.execute.executor import ATTEMPT, Ended, Node, Sign, Step, load_attempt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
+    from ssmbench.execute.executor import Demand
     from ssmbench.execute.job import Job
     from ssmbench.plan.cells import Resources
 
@@ -46,6 +48,7 @@ class InlineExecutor:
         self._attempt = load_attempt(target)
         self.on_step = on_step
         self._pause = pause
+        self._host = socket.gethostname()
         self._queue: deque[Job] = deque()
         self._ended: list[Ended] = []
         self._steps: dict[str, Step] = {}
@@ -62,11 +65,15 @@ class InlineExecutor:
                 return f"asked for {resources.num_gpus:g} GPU; torch finds none on this machine"
         return None
 
-    def slots(self, resources: Resources) -> int:  # noqa: ARG002
+    def nodes(self, resources: Resources) -> Sequence[Node]:  # noqa: ARG002
+        """Give this machine alone."""
+        return [Node(self._host, self._host, 0)]
+
+    def slots(self, demand: Demand) -> int:  # noqa: ARG002
         """One at a time."""
         return 1
 
-    def submit(self, job: Job, resources: Resources) -> None:  # noqa: ARG002
+    def submit(self, job: Job, demand: Demand) -> None:  # noqa: ARG002
         """Queue a job; what it asks for was checked before."""
         self._queue.append(job)
 
@@ -87,9 +94,13 @@ class InlineExecutor:
         if force and attempt_id in self._steps:
             self._doomed.add(attempt_id)
 
-    def steps(self) -> Mapping[str, Step]:
+    def signs(self) -> Mapping[str, Sign]:
         """Give the running job's last step."""
-        return self._steps
+        return {name: Sign(step, self._host) for name, step in self._steps.items()}
+
+    def is_reachable(self, node: str) -> bool:  # noqa: ARG002
+        """Always: it is this one."""
+        return True
 
     def close(self) -> None:
         """Nothing outlives this process."""
@@ -103,7 +114,7 @@ class InlineExecutor:
 
         self._steps[job.attempt_id] = Step("start", 0, 0)
         try:
-            return Ended(job.attempt_id, self._attempt(job, report), None)
+            return Ended(job.attempt_id, self._attempt(job, report), None, self._host, "alive")
         finally:
             self._steps.clear()
             self._doomed.discard(job.attempt_id)

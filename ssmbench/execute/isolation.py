@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from ssmbench.execute.environment import n_threads
 from ssmbench.kernels.memory import keep_freed_memory, release_freed_memory
+from ssmbench.store import logs
+from ssmbench.store.folder import RunFolder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -53,17 +55,17 @@ def variables(*, num_cpus: float, data: str | None, offline: bool) -> dict[str, 
 @contextlib.contextmanager
 def surroundings(job: Job) -> Iterator[None]:
     """Set up log, environment, threads and determinism for an attempt, and put all back."""
-    path = Path(job.folder) / job.log
-    path.parent.mkdir(parents=True, exist_ok=True)
     found = variables(num_cpus=job.num_cpus, data=job.data, offline=job.offline)
     with contextlib.ExitStack() as stack:
-        stream = stack.enter_context(path.open("a", encoding="utf-8", buffering=1))
+        stream = stack.enter_context(logs.writing(RunFolder.at(job.folder), job.log))
         stack.enter_context(_logging_to(stream))
         if job.capture:
             stack.enter_context(_prints_to(stream))
         stack.enter_context(_environment(found))
         # Torch first: its threads are set from the environment when it is imported.
         stack.enter_context(_torch(n_threads(job.num_cpus), deterministic=job.kind == "quality"))
+        if job.device != "cpu" and job.gpu_share < 1:
+            stack.enter_context(_gpu_memory_of(job.gpu_share))
         stack.enter_context(warnings.catch_warnings())
         stack.enter_context(_garbage_of_its_own())
         if job.device == "cpu":
@@ -102,6 +104,18 @@ def peak_memory_bytes() -> int:
         # Kilobytes on Linux, bytes on macOS.
         scale = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+
+
+@contextlib.contextmanager
+def _gpu_memory_of(share: float) -> Iterator[None]:
+    """Keep to a part of the GPU's memory, so that who shares it is not the one to fail."""
+    import torch
+
+    torch.cuda.set_per_process_memory_fraction(share)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 @contextlib.contextmanager

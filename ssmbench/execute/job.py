@@ -34,6 +34,7 @@ class Job:
         offline: nothing may be asked of the hub: data is local and so is every model.
         capture: send everything that the process prints to the log (in a worker; not inline,
             where a debugger needs the terminal).
+        gpu_share: the part of one GPU's memory that is the attempt's, above 0 up to 1.
     """
 
     folder: str
@@ -48,6 +49,7 @@ class Job:
     num_cpus: float
     offline: bool
     capture: bool
+    gpu_share: float = 1.0
 
     @property
     def kind(self) -> Kind:

@@ -2,24 +2,70 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
+    from ssmbench.execute.executor import Demand
     from ssmbench.plan.cells import Resources
 
 
-def options(resources: Resources) -> dict[str, Any]:
-    """Translate resources into Ray's options of a task."""
+NODE_LABEL = "ray.io/node-id"
+
+
+def options(resources: Resources, avoid: Collection[str] = ()) -> dict[str, Any]:
+    """Translate resources into Ray's options of a task that keeps away from some nodes."""
     chosen: dict[str, Any] = {"num_cpus": resources.num_cpus, "num_gpus": resources.num_gpus}
     if resources.memory_gb is not None:
         chosen["memory"] = int(resources.memory_gb * 2**30)
     if resources.accelerator_type is not None:
         chosen["accelerator_type"] = resources.accelerator_type
-    if resources.labels:
-        chosen["label_selector"] = dict(resources.labels)
+    labels = dict(resources.labels)
+    if avoid:
+        # Who names a node in the grid means it.
+        labels.setdefault(NODE_LABEL, f"!in({','.join(sorted(avoid))})")
+    if labels:
+        chosen["label_selector"] = labels
     return chosen
+
+
+def usable(nodes: Sequence[Mapping[str, Any]], demand: Demand) -> list[Mapping[str, Any]]:
+    """Give the nodes that an attempt may run on, idle or not."""
+    wanted = _shared(demand)
+    return [n for n in nodes if fits(n, wanted) and n["NodeID"] not in demand.avoid]
+
+
+def asked_of(nodes: Sequence[Mapping[str, Any]], demand: Demand) -> Resources:
+    """Give what an attempt has to ask for so that it gets what it needs.
+
+    One that measures time on GPUs asks for whole ones. On the processor it asks for all CPUs of
+    the largest machines that fit, which is what keeps others away.
+    """
+    wanted = _shared(demand)
+    if not demand.alone or wanted.num_gpus:
+        return wanted
+    sizes = (node["Resources"].get("CPU", 0) for node in usable(nodes, demand))
+    return dataclasses.replace(wanted, num_cpus=max(sizes, default=wanted.num_cpus))
+
+
+def _shared(demand: Demand) -> Resources:
+    """Give a demand's resources with whole GPUs where they are not to be shared."""
+    resources = demand.resources
+    if not demand.alone:
+        return resources
+    return dataclasses.replace(resources, num_gpus=math.ceil(resources.num_gpus))
+
+
+def problem(nodes: Sequence[Mapping[str, Any]], resources: Resources) -> str | None:
+    """Say why no node can give these resources; None if one can."""
+    if resources.num_gpus > 1 and resources.num_gpus % 1:
+        return f"asked for {resources.num_gpus:g} GPUs; more than one must be a whole number"
+    if any(fits(node, resources) for node in nodes):
+        return None
+    return f"asked for {asked(resources)}; found {found(nodes)}"
 
 
 def _wanted(resources: Resources) -> dict[str, float]:

@@ -1,11 +1,24 @@
-"""What an attempt's error means and what follows from it, as one table.
+"""What an attempt's error means and what follows from it, as one table and two rules.
 
 The driver owns all retries; Ray's own are off, since they are blind to these classes and,
 for a worker out of memory, uncounted.
+
+What follows for more than the cell:
+
+- A machine that SUSPECT_CELLS different cells failed on by its fault, with no success in
+  between, is quarantined: nothing more is given to it. Cells that failed elsewhere too do not
+  count, and the last machine that fits is never quarantined: there, as many cells that have
+  used up their retries end the run.
+- A method that fails alike on POISON_NODES machines, and has not brought a number yet, is
+  poisoned: its other cells are not tried. If all those failures are of one model, only the
+  cells of that model are stopped.
 """
 
 from __future__ import annotations
 
+import errno
+import math
+import re
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from ssmbench.errors import DataError
@@ -20,39 +33,66 @@ ErrorClass = Literal[
     "host_oom",
     "crashed",
     "node_lost",
+    "preempted",
+    "disk_full",
     "timeout",
     "hub",
     "bug",
+    "poisoned",
     "cancelled",
 ]
+# What has become of the machine of an attempt that died: it is there; it was told to leave, or
+# left in order; it vanished.
+Fate = Literal["alive", "leaving", "lost"]
 
 
 class Rule(NamedTuple):
     """What follows from an error class.
 
     `retries` is a budget of its own per class and cell; `wait_s` is the pause before the
-    first retry and doubles with each; `change` is what the next attempt does otherwise.
+    first retry and doubles with each; `change` is what the next attempt does otherwise;
+    `blames` is what a series of such errors speaks against.
     """
 
-    retries: int
+    retries: float
     wait_s: float
-    change: Literal["nothing", "halve_batch"]
+    change: Literal["nothing", "halve_batch", "more_memory", "elsewhere"]
+    blames: Literal["cell", "node", "method"]
     meaning: str
 
 
+# fmt: off
 POLICY: dict[ErrorClass, Rule] = {
-    "user": Rule(0, 0, "nothing", "the grid, the model folder or the data asks for the impossible"),
-    "numerical": Rule(0, 0, "nothing", "a value is NaN or infinite where a number is needed"),
-    "gpu_oom": Rule(2, 0, "halve_batch", "the accelerator's memory is full"),
-    "host_oom": Rule(1, 5, "halve_batch", "the machine's memory is full"),
-    "crashed": Rule(3, 1, "nothing", "the worker process died"),
-    "node_lost": Rule(3, 5, "nothing", "the machine left the cluster"),
-    "timeout": Rule(0, 0, "nothing", "the attempt ran past the grid's timeout"),
-    "hub": Rule(3, 5, "nothing", "a download failed"),
-    "bug": Rule(0, 0, "nothing", "an exception that the program does not know"),
-    "cancelled": Rule(0, 0, "nothing", "stopped on request; still to do"),
+    "user": Rule(0, 0, "nothing", "method",
+        "the grid, the model folder or the data asks for the impossible"),
+    # A NaN at one ratio says nothing about another ratio.
+    "numerical": Rule(0, 0, "nothing", "cell",
+        "a value is NaN or infinite where a number is needed"),
+    "gpu_oom": Rule(2, 0, "halve_batch", "cell", "the accelerator's memory is full"),
+    "host_oom": Rule(1, 5, "more_memory", "cell", "the machine's memory is full"),
+    "crashed": Rule(3, 1, "elsewhere", "node", "the worker process died"),
+    "node_lost": Rule(3, 5, "elsewhere", "node", "the machine left the cluster"),
+    "preempted": Rule(math.inf, 0, "elsewhere", "cell", "the machine was taken away in order"),
+    "disk_full": Rule(3, 30, "elsewhere", "node", "no room for a file"),
+    "timeout": Rule(0, 0, "nothing", "cell", "the attempt ran past the grid's timeout"),
+    "hub": Rule(3, 5, "nothing", "cell", "a download failed"),
+    "bug": Rule(0, 0, "nothing", "method", "an exception that the program does not know"),
+    "poisoned": Rule(0, 0, "nothing", "cell", "not tried: its method failed alike elsewhere"),
+    "cancelled": Rule(0, 0, "nothing", "cell", "stopped on request; still to do"),
 }
+# fmt: on
 
+SUSPECT_CELLS = 3
+POISON_NODES = 2
+
+# An attempt that gave no sign of life for this long is given up, seconds: where its machine
+# does not answer either, and where it does.
+SILENT_UNREACHABLE_S = 15.0
+SILENT_S = 75.0
+# One that was told to end and is still there is given up after this.
+OVERDUE_S = 30.0
+# A machine has more memory than another, and not just another label, from this factor on.
+MORE_MEMORY = 1.25
 # The smallest batch that a halving may lead to: below one long document nothing is gained.
 MIN_BATCH_TOKENS = 64
 
@@ -60,6 +100,7 @@ MIN_BATCH_TOKENS = 64
 # Ray nor a hub library is imported to ask "is it one of yours?".
 _BY_NAME: dict[str, ErrorClass] = {
     "ssmbench.errors.NumericalError": "numerical",
+    "ssmbench.errors.UnreachableError": "hub",
     "ssmbench.errors.SsmbenchError": "user",
     "builtins.FloatingPointError": "numerical",
     "torch._C._LinAlgError": "numerical",
@@ -96,6 +137,7 @@ _BY_PACKAGE: dict[str, ErrorClass] = {
     "urllib3": "hub",
     "aiohttp": "hub",
 }
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 # Libraries raise plain RuntimeError for these.
 _BY_TEXT: tuple[tuple[str, ErrorClass], ...] = (
     ("CUDA out of memory", "gpu_oom"),
@@ -113,6 +155,8 @@ _MESSAGES: dict[ErrorClass, str] = {
 
 def classify(error: BaseException) -> ErrorClass:
     """Give the error's class by its type, its ancestors', its text, then its causes'."""
+    if any(isinstance(e, OSError) and e.errno in _NO_ROOM for e in _chain(error)):
+        return "disk_full"
     found = [kind for candidate in _chain(error) if (kind := _own_class(candidate)) is not None]
     if not found:
         return "bug"
@@ -141,6 +185,19 @@ def message_of(error: BaseException) -> str:
     first = next((line.strip() for line in text.splitlines() if line.strip()), "")
     name = type(error).__name__
     return f"{name}: {first}" if first else name
+
+
+def in_view_of(kind: ErrorClass, fate: Fate | None) -> ErrorClass:
+    """Correct a class by what has become of the machine: a worker may die just before it."""
+    if kind in {"crashed", "node_lost"} and fate == "leaving":
+        return "preempted"
+    return "node_lost" if kind == "crashed" and fate == "lost" else kind
+
+
+def signature(kind: ErrorClass, message: str) -> str:
+    """Give what errors of one cause have in common: the message without numbers and names."""
+    text = re.sub(r"'[^']*'|\"[^\"]*\"|\S*/\S*", "…", message)
+    return f"{kind}: {re.sub(r'[0-9][0-9.,]*', '#', text)[:200]}"
 
 
 def halved(batch_tokens: int) -> int:

@@ -15,12 +15,14 @@ from ssmbench.grid.filters import parse_filter
 from ssmbench.grid.read import read_grid
 from ssmbench.plan.expand import expand
 from ssmbench.plan.select import select
+from ssmbench.store.address import place
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ssmbench.grid.schema import Grid, GridFile
     from ssmbench.plan.cells import Entry
+    from ssmbench.store.address import Place
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Request:
     """Which cells of which grid, with what data, into which folder; as on the command line."""
 
     grid: Path
-    out: Path | None = None
+    out: str | None = None
     only: tuple[str, ...] = ()
     limit: int | None = None
     data: Path | None = None
@@ -71,7 +73,7 @@ class Prepared(NamedTuple):
 
     file: GridFile
     entries: list[Entry]
-    out: Path
+    out: Place
 
 
 def prepare(request: Request) -> Prepared:
@@ -80,6 +82,7 @@ def prepare(request: Request) -> Prepared:
     Raises:
         GridError: the grid has mistakes, all listed.
         CommandError: a filter, model or folder of the command line does not exist.
+        StoreError: the run folder's address cannot be meant.
     """
     file = read_grid(request.grid, models=request.models, tokenizers=request.tokenizers)
     if request.data is not None and not request.data.is_dir():
@@ -93,7 +96,7 @@ def prepare(request: Request) -> Prepared:
     entries = expand(file, limit=request.limit, device=timing_device(file.grid))
     if request.data is not None:
         _refuse_scored_text(entries, request.data)
-    out = request.out if request.out is not None else Path("runs") / file.name
+    out = Path("runs") / file.name if request.out is None else place(request.out)
     return Prepared(file, select(entries, chosen), out)
 
 

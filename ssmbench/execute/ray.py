@@ -7,43 +7,32 @@ resources that no node has would wait for ever without a word, so they are check
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
-import os
-import socket
 import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from ssmbench.errors import PrerequisiteError
-from ssmbench.execute import isolation, nodes, worker
-from ssmbench.execute.executor import ATTEMPT, Ended, Step
+from ssmbench.execute import connection, isolation, nodes, worker
+from ssmbench.execute.cluster import Cluster, node_in
+from ssmbench.execute.executor import ATTEMPT, Demand, Ended, Node, Sign, Step
 from ssmbench.execute.scratch import Scratch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from ssmbench.execute.job import Job
     from ssmbench.plan.cells import Resources
 
-log = logging.getLogger(__name__)
-
-_OBJECT_STORE_BYTES = 80 * 2**20  # The smallest that Ray takes; only records pass through it.
 _CLOSE_WAIT_S = 5.0
-_REACH_S = 5.0
-_NODES_EVERY_S = 10.0
-
-# Read by Ray when it is imported.
-_ENVIRONMENT = {
-    # A node that vanishes silently is noticed after 27 s instead of 7 minutes.
-    "RAY_grpc_client_keepalive_time_ms": "10000",
-    "RAY_grpc_client_keepalive_timeout_ms": "10000",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    # Under `uv run` Ray would install the project anew in every worker.
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-}
-# A cluster of this machine alone listens on the loopback address.
-_LOCAL_ENVIRONMENT = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+# Attempts that end almost together are taken in one go.
+_TOGETHER_S = 0
+_LISTEN_EVERY_S = 0.25
+# A board that has not answered for this long says nothing about the attempts.
+_BOARD_SILENT_S = 10.0
+_BOARD_ANSWER_S = 10.0
+# A machine that is switched off ends its processes in no particular order: the reason why a
+# worker died may come after its death.
+_REASON_S = 2.0
 
 
 class RayExecutor:
@@ -81,20 +70,31 @@ class RayExecutor:
         self._num_cpus = num_cpus
         self._scratch: Scratch | None = None
         self._refs: dict[Any, str] = {}
+        self._unexplained: list[tuple[float, Ended]] = []
         self._snapshot: Any = None
-        self._steps: dict[str, Step] = {}
+        self._signs: dict[str, Sign] = {}
+        self._asked_s = self._heard_s = -math.inf
         connected: Any = sys.modules.get("ray")
         self._owns = connected is None or not connected.is_initialized()
-        ray: Any = self._connect(address, local_cpus) if self._owns else connected
+        if self._owns and address is None:
+            self._scratch = Scratch()
+        ray: Any = connected
+        if self._owns:
+            environment = self._runtime_env(num_cpus)
+            folder = None if self._scratch is None else self._scratch.path
+            ray = connection.connect(address, folder, environment, local_cpus=local_cpus)
         self._ray = ray
         # max_calls cannot be set per call: it ends the worker after one attempt.
         self._task = ray.remote(max_calls=1 if isolate else 0, max_retries=0)(worker.work)
-        self._board = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)(
-            worker.Board
-        ).remote()
-        self._print = _quieten()
-        self._nodes: list[dict[str, Any]] = []
-        self._nodes_s = -math.inf
+        self._cluster = Cluster(ray)
+        here = ray.get_runtime_context().get_node_id()
+        self._board = ray.remote(
+            num_cpus=0,
+            max_restarts=-1,
+            max_task_retries=0,
+            label_selector={nodes.NODE_LABEL: here},
+        )(worker.Board).remote()
+        self._print = connection.quieten()
 
     @property
     def dies_with_driver(self) -> bool:
@@ -103,44 +103,45 @@ class RayExecutor:
 
     def check(self, resources: Resources) -> str | None:
         """Compare with the nodes that are there now."""
-        alive = self._alive()
-        if any(nodes.fits(node, resources) for node in alive):
-            return None
-        return f"asked for {nodes.asked(resources)}; found {nodes.found(alive)}"
+        return nodes.problem(self._cluster.alive(), resources)
 
-    def slots(self, resources: Resources) -> int:
+    def nodes(self, resources: Resources) -> Sequence[Node]:
+        """Give the nodes that fit, as Ray knows them."""
+        found = nodes.usable(self._cluster.alive(), Demand(resources))
+        return [
+            Node(n["NodeID"], n["NodeManagerHostname"], n["Resources"].get("memory", 0.0))
+            for n in found
+        ]
+
+    def slots(self, demand: Demand) -> int:
         """Add up what the nodes that fit can hold at once."""
-        return sum(nodes.capacity(n, resources) for n in self._alive() if nodes.fits(n, resources))
+        alive = self._cluster.alive()
+        asked = nodes.asked_of(alive, demand)
+        return sum(
+            nodes.capacity(n, asked) for n in nodes.usable(alive, demand) if nodes.fits(n, asked)
+        )
 
-    def submit(self, job: Job, resources: Resources) -> None:
-        """Hand the job to Ray; a timing attempt takes all CPUs of its machine.
-
-        Timing runs on those fitting machines that have the most CPUs: asking for all of them
-        is what keeps others away.
-        """
-        options: dict[str, Any] = {"name": job.cell.label, **nodes.options(resources)}
-        if job.kind == "timing":
-            fitting = [n for n in self._alive() if nodes.fits(n, resources)]
-            sizes = (n["Resources"].get("CPU", 0) for n in fitting)
-            options["num_cpus"] = max(sizes, default=resources.num_cpus)
-        if resources.num_cpus != self._num_cpus or not self._owns:
-            options["runtime_env"] = self._runtime_env(resources.num_cpus)
+    def submit(self, job: Job, demand: Demand) -> None:
+        """Hand the job to Ray."""
+        asked = nodes.asked_of(self._cluster.alive(), demand)
+        options: dict[str, Any] = {"name": job.cell.label, **nodes.options(asked, demand.avoid)}
+        if job.num_cpus != self._num_cpus or not self._owns:
+            options["runtime_env"] = self._runtime_env(job.num_cpus)
         reference = self._task.options(**options).remote(self._target, job.to_json(), self._board)
         self._refs[reference] = job.attempt_id
 
     def poll(self, timeout_s: float) -> list[Ended]:
         """Wait for tasks to end; a task's exception means that its process is gone."""
-        ray = self._ray
-        if not self._refs:
+        ready: list[Any] = []
+        if self._refs:
+            wait, refs = self._ray.wait, list(self._refs)
+            ready, _ = wait(refs, num_returns=1, timeout=timeout_s, fetch_local=False)
+            if ready and len(refs) > 1:
+                ready, _ = wait(refs, num_returns=len(refs), timeout=_TOGETHER_S, fetch_local=False)
+        else:
             time.sleep(timeout_s)
-            return []
-        ready, _ = ray.wait(list(self._refs), num_returns=1, timeout=timeout_s, fetch_local=False)
-        if ready:
-            # Others may be ready as well: take them all at once.
-            ready, _ = ray.wait(
-                list(self._refs), num_returns=len(self._refs), timeout=0, fetch_local=False
-            )
-        return [self._ended(reference) for reference in ready]
+        ended = [self._ended(reference) for reference in ready]
+        return [found for found in ended if found is not None] + self._explained()
 
     def cancel(self, attempt_id: str, *, force: bool) -> None:
         """Cancel a task. Without `force` it must still be queued: native code ignores it."""
@@ -148,17 +149,24 @@ class RayExecutor:
             if name == attempt_id:
                 self._ray.cancel(reference, force=force)
 
-    def steps(self) -> Mapping[str, Step]:
+    def signs(self) -> Mapping[str, Sign]:
         """Give the board's last snapshot and ask for the next, without waiting for it."""
+        now = time.monotonic()
         with contextlib.suppress(self._ray.exceptions.RayError):
-            if self._snapshot is None:
+            if self._snapshot is None and now - self._asked_s >= _LISTEN_EVERY_S:
+                self._asked_s = now
                 self._snapshot = self._board.snapshot.remote()
-            ready, _ = self._ray.wait([self._snapshot], timeout=0)
+            ready = self._snapshot and self._ray.wait([self._snapshot], timeout=0)[0]
             if ready:
                 reference, self._snapshot = self._snapshot, None
                 found = self._ray.get(reference)
-                self._steps = {k: Step(*v) for k, v in found.items()}
-        return self._steps
+                self._heard_s = now
+                self._signs = {k: Sign(Step(*h.step), h.node, h.silent_s) for k, h in found.items()}
+        return self._signs if now - self._heard_s < _BOARD_SILENT_S else {}
+
+    def is_reachable(self, node: str) -> bool:
+        """Ask the cluster and, if that thinks so, the machine itself."""
+        return self._cluster.is_reachable(node)
 
     def close(self) -> None:
         """Cancel what still runs and leave Ray; a cluster started here is gone with it."""
@@ -168,7 +176,7 @@ class RayExecutor:
             # Without this, a shutdown at once may leave a worker running for seconds.
             self._ray.wait(list(self._refs), num_returns=len(self._refs), timeout=_CLOSE_WAIT_S)
         self._refs.clear()
-        _quieten(self._print)
+        connection.quieten(self._print)
         if not self._owns:
             self._ray.kill(self._board)
             return
@@ -176,20 +184,39 @@ class RayExecutor:
         if self._scratch is not None:
             self._scratch.close()
 
-    def _alive(self) -> list[dict[str, Any]]:
-        """Give the cluster's machines; they come and go, so they are asked for now and then."""
-        now = time.monotonic()
-        if now - self._nodes_s > _NODES_EVERY_S:
-            self._nodes_s = now
-            self._nodes = [node for node in self._ray.nodes() if node["Alive"]]
-        return self._nodes
-
-    def _ended(self, reference: Any) -> Ended:
+    def _ended(self, reference: Any) -> Ended | None:
+        """Take a task's result; None if it is kept until there is more to say about it."""
         attempt_id = self._refs.pop(reference)
         try:
-            return Ended(attempt_id, self._ray.get(reference), None)
+            node, outcome = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
-            return Ended(attempt_id, None, error)
+            if isinstance(error, self._ray.exceptions.TaskCancelledError):
+                return Ended(attempt_id, None, error)
+            node = self._forget(attempt_id) or node_in(error)
+            ended = Ended(attempt_id, None, error, node, self._cluster.fate(node))
+            crashed = isinstance(error, self._ray.exceptions.WorkerCrashedError)
+            if crashed and ended.fate == "alive" and self._scratch is None:
+                self._unexplained.append((time.monotonic() + _REASON_S, ended))
+                return None
+            return ended
+        return Ended(attempt_id, outcome, None, node, "alive")
+
+    def _explained(self) -> list[Ended]:
+        """Give the crashes that are old enough to know what became of their machines."""
+        now = time.monotonic()
+        due = [ended for due_s, ended in self._unexplained if due_s <= now]
+        if due:
+            self._unexplained = [(s, ended) for s, ended in self._unexplained if s > now]
+        return [ended._replace(fate=self._cluster.fate(ended.node)) for ended in due]
+
+    def _forget(self, attempt_id: str) -> str | None:
+        """Ask the board where an attempt was that has no process any more."""
+        with contextlib.suppress(self._ray.exceptions.RayError):
+            found: str | None = self._ray.get(
+                self._board.forget.remote(attempt_id), timeout=_BOARD_ANSWER_S
+            )
+            return found
+        return None
 
     def _runtime_env(self, num_cpus: float) -> dict[str, Any]:
         found = isolation.variables(num_cpus=num_cpus, data=self._data, offline=self._offline)
@@ -197,75 +224,3 @@ class RayExecutor:
             # A killed worker leaves its temporary files; they go with the cluster's folder.
             found["TMPDIR"] = str(self._scratch.path)
         return {"env_vars": found}
-
-    def _connect(self, address: str | None, local_cpus: int | None) -> Any:
-        for name, value in _ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-        if address is None:
-            os.environ.update(_LOCAL_ENVIRONMENT)
-            self._scratch = Scratch()
-            options |= {
-                "address": "local",
-                "num_cpus": local_cpus,
-                "include_dashboard": False,
-                "object_store_memory": _OBJECT_STORE_BYTES,
-                "_temp_dir": str(self._scratch.path),
-            }
-        else:
-            _reach(address)
-            options["address"] = address
-        options["runtime_env"] = self._runtime_env(self._num_cpus)
-        import ray
-
-        try:
-            ray.init(**options)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-            raise PrerequisiteError(_no_ray(address, error)) from error
-        except ray.exceptions.RayError as error:
-            raise PrerequisiteError(_no_ray(address, error)) from error
-        return ray
-
-
-def _reach(address: str) -> None:
-    """Refuse an address that nobody answers at; Ray itself would try for minutes.
-
-    Raises:
-        PrerequisiteError: no connection within a few seconds.
-    """
-    host, sign, port = address.removeprefix("ray://").rpartition(":")
-    if not (sign and port.isdecimal()):
-        return
-    try:
-        with socket.create_connection((host, int(port)), timeout=_REACH_S):
-            pass
-    except OSError as error:
-        raise PrerequisiteError(_no_ray(address, error)) from error
-
-
-def _quieten(printer: Any = None) -> Any:
-    """Replace what Ray prints its own messages with; give what it was.
-
-    `log_to_driver` does not cover them: each worker that dies is a paragraph on stdout, in the
-    middle of whatever is printed there.
-    """
-    module = sys.modules.get("ray._private.worker")
-    before = getattr(module, "print_to_stdstream", None)
-    if before is not None:
-        module.print_to_stdstream = printer or _log_message  # type: ignore[union-attr]
-    return before
-
-
-def _log_message(data: Mapping[str, Any], *_: Any, **__: Any) -> None:
-    for line in data.get("lines", ()):
-        log.debug("Ray: %s", line)
-
-
-def _no_ray(address: str | None, error: BaseException) -> str:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    if address is None:
-        return f"Ray cannot start on this machine: {reason} Or run with --inline."
-    hint = "Start one with `ray up cluster.yaml` or leave --address out."
-    if type(error).__name__ == "AuthenticationError":
-        hint = "Set RAY_AUTH_MODE and RAY_AUTH_TOKEN (or ~/.ray/auth_token) as on the cluster."
-    return f"--address {address}: found no Ray cluster ({reason}). {hint}"

@@ -8,6 +8,7 @@ import os
 import sys
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ssmbench import console
@@ -18,11 +19,13 @@ from ssmbench.execute.inline import InlineExecutor
 from ssmbench.execute.interrupts import Stop, listening
 from ssmbench.execute.prepare import Prepared, Request, is_offline, prepare
 from ssmbench.execute.progress import Display, LiveDisplay, PlainDisplay, duration
+from ssmbench.execute.publish import Published
 from ssmbench.execute.task import Lost, Settings, Summary, Task, tasks_of
 from ssmbench.plan.decide import decide
 from ssmbench.store.compact import compact
 from ssmbench.store.folder import RunFolder
 from ssmbench.store.ledger import Ledger
+from ssmbench.store.requests import StopRequests
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -61,15 +64,19 @@ def run(request: Request, ways: Ways) -> int:
         Ledger.open(folder, steal=ways.steal_lock) as ledger,
         listening(stop, breaks_in=request.inline),
     ):
+        requests = StopRequests(folder)
         n_adopted = len(ledger.adopt())
         tasks = _tasks(prepared.entries, ledger.history, retry_failed=ways.retry_failed)
         _greet(prepared, ledger.history, n_adopted=n_adopted)
         summary = Summary()
-        for entry in prepared.entries:
-            ledger.cell(entry.cell, _wanted(entry, ledger.history, keep=bool(request.only)))
+        with ledger.batch():
+            for entry in prepared.entries:
+                ledger.cell(entry.cell, _wanted(entry, ledger.history, keep=bool(request.only)))
         if tasks:
             _record(ledger, prepared, request)
-            summary = _drive(tasks, ledger, prepared, request, stop=stop, plain=ways.plain)
+            summary = _drive(
+                tasks, ledger, prepared, request, stop=stop, requests=requests, plain=ways.plain
+            )
             compact(folder)
         code = _sum_up(summary, prepared, request, ledger.history, stopped=stop.level > 0)
     if summary.left_behind:
@@ -168,6 +175,7 @@ def _drive(
     request: Request,
     *,
     stop: Stop,
+    requests: StopRequests,
     plain: bool,
 ) -> Summary:
     """Start an executor, run the tasks on it, and end it."""
@@ -177,7 +185,7 @@ def _drive(
     summary = Summary()
     try:
         _check(executor, {task.resources for task in tasks})
-        display = _display(prepared, plain=plain)
+        display = _display(prepared, ledger.folder, plain=plain)
         try:
             driver = Driver(
                 tasks,
@@ -186,9 +194,10 @@ def _drive(
                 display=display,
                 settings=settings,
                 stop=stop,
+                requests=requests.level,
             )
             if isinstance(executor, InlineExecutor):
-                executor.on_step = driver.tick
+                executor.on_step = partial(_inline_step, driver, stop)
             summary = driver.run()
         finally:
             display.close()
@@ -197,6 +206,13 @@ def _drive(
         if not summary.left_behind:
             executor.close()
     return summary
+
+
+def _inline_step(driver: Driver, stop: Stop) -> None:
+    """Let the driver look around while an attempt runs in its place, and break in if asked."""
+    driver.tick()
+    if stop.level >= 2:
+        raise KeyboardInterrupt
 
 
 def _executor(
@@ -226,11 +242,11 @@ def _check(executor: Executor, wanted: Iterable[Resources]) -> None:
         raise PrerequisiteError(f"{listed}\nNothing was run. Change `resources:` in the grid.")
 
 
-def _display(prepared: Prepared, *, plain: bool) -> Display:
-    folder = str(prepared.out)
-    return (
-        LiveDisplay(folder=folder) if console.is_live(plain=plain) else PlainDisplay(folder=folder)
-    )
+def _display(prepared: Prepared, folder: RunFolder, *, plain: bool) -> Display:
+    name = str(prepared.out)
+    live = console.is_live(plain=plain)
+    display = LiveDisplay(folder=name) if live else PlainDisplay(folder=name)
+    return Published(display, folder)
 
 
 def _sum_up(
@@ -253,9 +269,11 @@ def _sum_up(
     if len(summary.lost) > _MAX_LISTED:
         rest = len(summary.lost) - _MAX_LISTED
         console.note(f"and {console.count(rest, 'more failure')}: ssmbench status {prepared.out}")
-    if stopped and counts["to do"]:
+    if summary.stopped is not None:
+        console.warn(summary.stopped)
+    if (stopped or summary.stopped is not None) and counts["to do"]:
         console.note(f"stopped; continue with\n  {request.command()}")
-        return INTERRUPTED
+        return INTERRUPTED if stopped else SOME_FAILED
     if counts["done"]:
         console.note(f"tables: ssmbench report {prepared.out}")
     return SOME_FAILED if counts["failed"] or counts["to do"] else DONE

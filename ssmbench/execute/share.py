@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssmbench.errors import StoreError
@@ -20,6 +19,7 @@ from ssmbench.store.folder import RunFolder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from torch import Tensor
 
@@ -35,7 +35,7 @@ class Shared:
 
     def __init__(self, job: Job) -> None:
         """Compute and read nothing yet."""
-        self._artifacts = Artifacts(RunFolder(Path(job.folder)))
+        self._artifacts = Artifacts(RunFolder.at(job.folder))
         self._seed = job.cell.seed
         cell, on_cpu = job.cell, job.device == "cpu"
         text = identity_of(cell.calibration) if cell.calibration else None

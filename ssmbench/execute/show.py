@@ -1,4 +1,4 @@
-"""What `ssmbench plan` and `ssmbench status` print."""
+"""What `ssmbench plan` prints."""
 
 from __future__ import annotations
 
@@ -12,15 +12,11 @@ from ssmbench.plan.history import History
 from ssmbench.plan.matched import giga, percent
 from ssmbench.store.folder import RunFolder
 from ssmbench.store.ledger import read_history
-from ssmbench.store.status import Status, status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from ssmbench.plan.cells import Entry
-
-_MAX_LISTED = 50
 
 
 def show_plan(request: Request) -> None:
@@ -86,30 +82,3 @@ def _totals(decisions: Sequence[Decision]) -> str:
     if len(seconds) < len(todo):
         parts.append(f"no estimate for {console.count(len(todo) - len(seconds), 'cell')}")
     return " · ".join(parts)
-
-
-def show_status(path: Path) -> None:
-    """Print the counts of a run, who drives it, and every failure with its log."""
-    found = status(RunFolder.open(path))
-    console.result(_counts(found))
-    driver = found.driver
-    if driver is None:
-        console.result("no driver is at work")
-    else:
-        console.result(f"driven by process {driver.pid} on {driver.host}")
-    for failure in found.failures[:_MAX_LISTED]:
-        log = f" → {path / failure.log}" if failure.log else ""
-        text = f"{failure.label}  {failure.suite}  {failure.error_class}: {failure.message}{log}"
-        console.result(f"✗ {failure.cell_id}  {text}")
-    if len(found.failures) > _MAX_LISTED:
-        console.result(f"and {len(found.failures) - _MAX_LISTED} more failures")
-
-
-def _counts(found: Status) -> str:
-    n_cells = console.count(found.n_done + found.n_failed + found.n_to_do, "cell")
-    suites = console.count(found.n_suites, "suite")
-    attempts = console.count(found.n_attempts, "attempt")
-    return (
-        f"{n_cells} · {found.n_done} done · {found.n_failed} failed · {found.n_to_do} to do"
-        f" · {suites} measured in {attempts}"
-    )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from ssmbench.execute.executor import Demand
     from ssmbench.execute.job import Job
     from ssmbench.execute.policy import ErrorClass
     from ssmbench.plan.cells import Entry, Kind, Resources, Suite
@@ -20,7 +21,8 @@ class Task:
 
     `seconds` is the plan's estimate of an attempt; `number` counts attempts of the cell;
     `spent` counts retries by error class; `due_s` is when the next attempt may start, by the
-    driver's clock.
+    driver's clock; `avoid` are the machines that it was lost on, and `min_memory_bytes` is
+    more than what was not enough.
     """
 
     entry: Entry
@@ -30,6 +32,8 @@ class Task:
     number: int = 0
     spent: Counter[ErrorClass] = field(default_factory=Counter)
     due_s: float = 0.0
+    avoid: frozenset[str] = frozenset()
+    min_memory_bytes: float = 0.0
 
     @property
     def kind(self) -> Kind:
@@ -56,14 +60,19 @@ class Lost(NamedTuple):
 class Summary:
     """What a run did: attempts that committed suites, what failed for good, what is left.
 
-    `left_behind`: attempts were still running on a Ray that ends with this process.
+    `done_s` and `done_estimate_s` are sums over the attempts that committed suites.
+    `stopped`: why the driver ended the run itself, or None. `left_behind`: attempts were still
+    running on a Ray that ends with this process.
     """
 
     n_done: int = 0
     n_retried: int = 0
     lost: list[Lost] = field(default_factory=list)
     n_left: int = 0
+    done_s: float = 0.0
+    done_estimate_s: float = 0.0
     seconds: float = 0.0
+    stopped: str | None = None
     left_behind: bool = False
 
 
@@ -74,18 +83,30 @@ class Settings(NamedTuple):
     offline: bool
 
 
+class Verdict(NamedTuple):
+    """Why the driver ends an attempt that has not ended itself, and since when it waits."""
+
+    error_class: ErrorClass
+    message: str
+    since_s: float
+
+
 @dataclass
 class Flight:
-    """An attempt that the executor has: since when, begun or not, and whether it is late.
+    """An attempt that the executor has: since when, begun or not, and where.
 
-    Times are the driver's clock's.
+    Times are the driver's clock's. `recalled`: it waits with demands that are out of date and
+    was taken back.
     """
 
     task: Task
     job: Job
+    demand: Demand
     submitted_s: float
     started_s: float | None = None
-    overdue: bool = False
+    node: str | None = None
+    verdict: Verdict | None = None
+    recalled: bool = False
 
     def seconds(self, now: float) -> float:
         """Give how long it has been at work, or waiting if it has not begun."""

@@ -1,58 +1,144 @@
-"""What runs on Ray's side: an attempt in its worker, and the board that it tells its steps to."""
+"""What runs on Ray's side: an attempt in its worker, and the board that hears of all of them."""
 
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
-from typing import TYPE_CHECKING, Any
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ssmbench.execute.executor import load_attempt
 from ssmbench.execute.job import Job
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+
+BEAT_EVERY_S = 5.0
 
 _REPORT_EVERY_S = 0.25
+_REMEMBERED = 1000
+_ARRIVES_S = 10.0
+_is_fresh = True
+
+
+class Heard(NamedTuple):
+    """What the board knows of a running attempt: its last step, its node, the silence since."""
+
+    step: tuple[str, int, int]
+    node: str
+    silent_s: float
 
 
 class Board:
-    """The actor that running attempts tell their steps to; losing it loses only the display."""
+    """The actor that running attempts give their signs of life to.
 
-    def __init__(self) -> None:
-        """Start empty."""
-        self._steps: dict[str, tuple[str, int, int]] = {}
+    It lives on the driver's node, so that no other node's loss silences everybody. Losing it
+    loses the display and the view of silent attempts, until the next sign of each.
+    """
 
-    def put(self, attempt_id: str, step: tuple[str, int, int] | None) -> None:
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Start empty; `clock` gives seconds."""
+        self._clock = clock
+        self._running: dict[str, tuple[tuple[str, int, int], str, float]] = {}
+        self._nodes: OrderedDict[str, str] = OrderedDict()
+
+    def put(self, attempt_id: str, node: str, step: tuple[str, int, int] | None) -> None:
         """Note an attempt's step; None when it has ended."""
+        self._nodes[attempt_id] = node
+        while len(self._nodes) > _REMEMBERED:
+            self._nodes.popitem(last=False)
         if step is None:
-            self._steps.pop(attempt_id, None)
+            self._running.pop(attempt_id, None)
         else:
-            self._steps[attempt_id] = step
+            self._running[attempt_id] = (step, node, self._clock())
 
-    def snapshot(self) -> dict[str, tuple[str, int, int]]:
-        """Give the last step of each running attempt."""
-        return self._steps
+    def snapshot(self) -> dict[str, Heard]:
+        """Give what is known of each running attempt."""
+        now = self._clock()
+        return {
+            name: Heard(step, node, now - heard_s)
+            for name, (step, node, heard_s) in self._running.items()
+        }
+
+    def forget(self, attempt_id: str) -> str | None:
+        """Drop an attempt whose process is gone; give the node that it was on, where known."""
+        self._running.pop(attempt_id, None)
+        return self._nodes.get(attempt_id)
 
 
-def work(target: str, job: Mapping[str, Any], board: Any) -> dict[str, Any]:
-    """Run an attempt in a worker and tell the board its steps, a few each second."""
-    told = ("", 0.0)
-    attempt_id = job["attempt_id"]
+def work(target: str, job: Mapping[str, Any], board: Any) -> tuple[str, dict[str, Any]]:
+    """Run an attempt in a worker and tell the board its steps, a few each second.
 
-    def tell(step: tuple[str, int, int] | None) -> None:
+    Returns:
+        The id of the node that it ran on, and the attempt's outcome.
+    """
+    global _is_fresh
+    import ray
+
+    node: str = ray.get_runtime_context().get_node_id()
+    voice = _Voice(board, job["attempt_id"], node)
+    told = voice.begin()
+    if _is_fresh:
+        # A machine may be such that processes die in their first moments: tell who it is.
+        _arrive(told)
+        _is_fresh = False
+    try:
+        outcome = load_attempt(target)(Job.from_json(job), voice.report)
+    except BaseException:
+        _arrive(voice.end())
+        raise
+    voice.end()
+    return node, outcome
+
+
+def _arrive(message: Any) -> None:
+    """Wait until the board has a message, but not for long."""
+    import ray
+
+    with contextlib.suppress(Exception):
+        ray.get(message, timeout=_ARRIVES_S)
+
+
+class _Voice:
+    """An attempt's way to the board: its steps as they come, and signs of life in between."""
+
+    def __init__(self, board: Any, attempt_id: str, node: str) -> None:
+        self._board, self._attempt_id, self._node = board, attempt_id, node
+        self._step = ("start", 0, 0)
+        self._told_s = 0.0
+        self._ended = threading.Event()
+        self._turn = threading.Lock()
+
+    def begin(self) -> Any:
+        """Say that the attempt has begun, and go on giving signs of life; give the message."""
+        # The attempt may compute for minutes between two reports.
+        threading.Thread(target=self._beat, daemon=True).start()
+        return self._tell(self._step)
+
+    def report(self, step: str, done: int, total: int) -> None:
+        """Tell a step, unless the last one was told just now."""
+        before, self._step = self._step, (step, done, total)
+        now = time.monotonic()
+        if step != before[0] or now - self._told_s >= _REPORT_EVERY_S:
+            self._told_s = now
+            self._tell(self._step)
+
+    def end(self) -> Any:
+        """Say that the attempt has ended; give the message."""
+        self._ended.set()
+        with self._turn:
+            return self._tell(None)
+
+    def _beat(self) -> None:
+        while not self._ended.wait(BEAT_EVERY_S):
+            # Not after the end: the board would wait for the dead.
+            with self._turn:
+                if not self._ended.is_set():
+                    self._tell(self._step)
+
+    def _tell(self, step: tuple[str, int, int] | None) -> Any:
         # Whatever happens to the board is not the attempt's business.
         with contextlib.suppress(Exception):
-            board.put.remote(attempt_id, step)
-
-    def report(step: str, done: int, total: int) -> None:
-        nonlocal told
-        now = time.monotonic()
-        if step != told[0] or now - told[1] >= _REPORT_EVERY_S:
-            told = (step, now)
-            tell((step, done, total))
-
-    report("start", 0, 0)
-    try:
-        return load_attempt(target)(Job.from_json(job), report)
-    finally:
-        tell(None)
+            return self._board.put.remote(self._attempt_id, self._node, step)
+        return None

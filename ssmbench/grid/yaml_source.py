@@ -17,6 +17,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
 from ssmbench.errors import GridError
+from ssmbench.grid.yaml_strict import Constructor, check_events
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,7 +94,9 @@ def read_document(path: Path) -> tuple[Document, list[Problem]]:
     text = _read_text(path)
     yaml = YAML(typ="rt")
     yaml.allow_duplicate_keys = True
+    yaml.Constructor = Constructor
     try:
+        check_events(yaml, text)
         node = yaml.compose(text)
         root = yaml.load(text)
     except MarkedYAMLError as error:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from ssmbench.store.address import Place
     from ssmbench.store.folder import RunFolder
 
 # Written last: the key in plain form, and the other files with their SHA-256.
@@ -32,7 +33,7 @@ class Artifacts:
         self._folder = folder
 
     def get(self, key: Mapping[str, Any]) -> Path | None:
-        """Give the folder published under a key, or None.
+        """Give the folder published under a key, or None; from an object store, a local copy.
 
         Args:
             key: JSON that says everything on which the content depends.
@@ -40,8 +41,8 @@ class Artifacts:
         Raises:
             StoreError: the folder of that key is of another key, or damaged.
         """
-        path = self._path(key)
-        if not path.is_dir():
+        path = atomic.local_folder(self._path(key))
+        if path is None:
             return None
         try:
             found = json.loads((path / _KEY_FILE).read_bytes())
@@ -65,18 +66,21 @@ class Artifacts:
         Returns:
             The published folder: ours, or that of whoever was faster.
         """
-        path = self._path(key)
-        if self.get(key) is None:
-            with atomic.new_folder(path) as temporary:
+        path = self.get(key)
+        if path is None:
+            with atomic.new_folder(self._path(key)) as temporary:
                 write(temporary)
                 files = sorted(p for p in temporary.rglob("*") if p.is_file())
                 hashes = {p.relative_to(temporary).as_posix(): _hash(p) for p in files}
                 told = {"key": dict(key), "files": hashes}
                 text = json.dumps(told, sort_keys=True, allow_nan=False)
                 atomic.write_synced(temporary / _KEY_FILE, text.encode())
+            path = atomic.local_folder(self._path(key))
+        if path is None:
+            raise StoreError(f"{self._path(key)}: was removed as soon as it was there.")
         return path
 
-    def _path(self, key: Mapping[str, Any]) -> Path:
+    def _path(self, key: Mapping[str, Any]) -> Place:
         return self._folder.artifacts_dir / digest(dict(key), 20)
 
 

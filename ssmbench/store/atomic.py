@@ -1,7 +1,8 @@
 """Files appear whole or not at all, and stay: temporary name, fsync, link or rename, fsync.
 
 A process may die between any two lines here. What it then leaves is a file whose name starts
-with `.tmp-`, which nothing reads.
+with `.tmp-`, which nothing reads. In an object store one request does all of that; a folder is
+there from the moment that its seal is (store/sealed.py).
 """
 
 from __future__ import annotations
@@ -10,15 +11,21 @@ import errno
 import io
 import os
 import shutil
+import tempfile
 import uuid
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ssmbench.store import sealed
+from ssmbench.store.address import Address
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import polars as pl
+
+    from ssmbench.store.address import Place
 
 TEMPORARY = ".tmp-"
 
@@ -26,18 +33,27 @@ TEMPORARY = ".tmp-"
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
-def write_bytes(path: Path, data: bytes, *, replace: bool = False) -> None:
+def write_bytes(path: Place, data: bytes, *, replace: bool = False) -> None:
     """Put `data` under `path`, durably and in one step; folders are made as needed.
+
+    In an object store, of two writers at the same moment the later one's data stays even
+    without `replace`: names that matter are unique.
 
     Args:
         path: the name under which readers will find it.
         data: the whole content.
-        replace: overwrite what is there (for the lock's heartbeat alone).
+        replace: overwrite what is there (signs of life, and names that nobody else can have).
 
     Raises:
         FileExistsError: `path` is taken and `replace` is False; it is left as it was.
         OSError: the disk is full or unwritable; nothing is visible under `path`.
+        StoreError: the object store refuses.
     """
+    if isinstance(path, Address):
+        if not replace and path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+        path.store.write(path.key, data)
+        return
     make_folder(path.parent)
     temporary = temporary_beside(path)
     try:
@@ -51,11 +67,41 @@ def write_bytes(path: Path, data: bytes, *, replace: bool = False) -> None:
     sync_folder(path.parent)
 
 
-def write_parquet(path: Path, frame: pl.DataFrame) -> bytes:
-    """Write a frame as one Parquet file, as `write_bytes` does, and give the bytes written."""
-    data = parquet_bytes(frame)
-    write_bytes(path, data)
-    return data
+def write_together(files: Sequence[tuple[Place, bytes]]) -> None:
+    """Put several new files of one folder under their names, in this order; durable on return.
+
+    All of their content is on the disk before the first name is there, and one sync serves all
+    names. So a power cut before the return may leave a later name without an earlier one, a
+    process that dies may not.
+
+    Raises:
+        FileExistsError: a name is taken; those before it are there.
+        OSError: the disk is full or unwritable; nothing is visible.
+        StoreError: the object store refuses.
+    """
+    ours = [(path, data) for path, data in files if not isinstance(path, Address)]
+    for path, data in files[len(ours) :]:
+        write_bytes(path, data)
+    if not ours:
+        return
+    folder = ours[0][0].parent
+    make_folder(folder)
+    begun: list[tuple[Path, int]] = []
+    try:
+        for path, data in ours:
+            temporary = temporary_beside(path)
+            flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
+            begun.append((temporary, os.open(temporary, flags, 0o666)))
+            write_all(begun[-1][1], data)
+        for _, descriptor in begun:
+            os.fsync(descriptor)
+        for (temporary, _), (path, _) in zip(begun, ours, strict=True):
+            _link(temporary, path)
+    finally:
+        for temporary, descriptor in begun:
+            os.close(descriptor)
+            temporary.unlink(missing_ok=True)
+    sync_folder(folder)
 
 
 def parquet_bytes(frame: pl.DataFrame) -> bytes:
@@ -66,12 +112,18 @@ def parquet_bytes(frame: pl.DataFrame) -> bytes:
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Place) -> Iterator[Path]:
     """Give a temporary folder that becomes `path`, whole, when the block ends without error.
 
     If somebody else put `path` there meanwhile, theirs stays and ours is dropped: whoever
-    comes first wins, and the caller reads `path` in either case.
+    comes first wins, and the caller reads `path` in either case. The block writes the folder's
+    seal, `sealed.SEAL`.
     """
+    if isinstance(path, Address):
+        with tempfile.TemporaryDirectory(prefix="ssmbench-") as scratch:
+            yield Path(scratch)
+            sealed.publish(Path(scratch), path)
+        return
     make_folder(path.parent)
     temporary = temporary_beside(path)
     temporary.mkdir()
@@ -87,6 +139,17 @@ def new_folder(path: Path) -> Iterator[Path]:
     finally:
         if temporary.exists():
             shutil.rmtree(temporary)
+
+
+def local_folder(path: Place) -> Path | None:
+    """Give a folder that `new_folder` put there as a local one; None if there is none.
+
+    Raises:
+        StoreError: an object of it is gone or damaged.
+    """
+    if isinstance(path, Address):
+        return sealed.fetch(path)
+    return path if path.is_dir() else None
 
 
 def temporary_beside(path: Path) -> Path:

@@ -8,26 +8,30 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import logging
 import re
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ssmbench.errors import StoreError
+from ssmbench.errors import StoreError, UnreachableError
 from ssmbench.store import atomic
+from ssmbench.store.address import read_all
 from ssmbench.store.columns import SUITE_TABLES
+from ssmbench.store.lines import decode, encode
 from ssmbench.store.rows import suite_frame
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping, Sequence
-    from pathlib import Path
 
     from ssmbench.plan.cells import Suite
+    from ssmbench.store.address import Place
     from ssmbench.store.folder import RunFolder
 
 _log = logging.getLogger(__name__)
+_MEND_OUTCOME = (
+    "Delete it: only the table of attempts knows less then; what the attempt measured is kept."
+)
 _NAME = re.compile(r"[0-9A-Za-z_-]+")
 
 
@@ -95,27 +99,29 @@ def write_suite(
     mark_file = folder.mark_file(cell_id, attempt_id, suite.id)
     if mark_file.exists():
         raise StoreError(f"{mark_file}: is there already; an attempt writes a suite once.")
-    begun: list[Path] = []
+    written: list[tuple[Place, bytes]] = []
+    files = {}
+    for table, frame in frames.items():
+        data = atomic.parquet_bytes(frame)
+        written.append((folder.table_file(cell_id, attempt_id, suite.id, table), data))
+        files[table] = {**_sum(data), "n_rows": frame.height}
+    mark = SuiteMark(
+        cell_id=cell_id,
+        attempt_id=attempt_id,
+        suite_id=suite.id,
+        suite=suite.to_json(),
+        files=files,
+        facts=dict(facts),
+        seconds=seconds,
+        written_s=time.time(),
+    )
+    written.append((mark_file, encode(dataclasses.asdict(mark))))
     try:
-        files = {}
-        for table, frame in frames.items():
-            begun.append(folder.table_file(cell_id, attempt_id, suite.id, table))
-            data = atomic.write_parquet(begun[-1], frame)
-            files[table] = {**_sum(data), "n_rows": frame.height}
-        mark = SuiteMark(
-            cell_id=cell_id,
-            attempt_id=attempt_id,
-            suite_id=suite.id,
-            suite=suite.to_json(),
-            files=files,
-            facts=dict(facts),
-            seconds=seconds,
-            written_s=time.time(),
-        )
-        begun.append(mark_file)
-        atomic.write_bytes(mark_file, _json(dataclasses.asdict(mark)))
+        atomic.write_together(written)
+    except UnreachableError:
+        raise  # Tables without their mark are nothing, and removing them would wait as long.
     except OSError as problem:
-        for path in reversed(begun):  # The mark first: it must not outlive its tables.
+        for path, _ in reversed(written):  # The mark first: it must not outlive its tables.
             path.unlink(missing_ok=True)
         raise StoreError(
             f"{mark_file.parent}: suite {suite.name} could not be written"
@@ -138,7 +144,7 @@ def write_outcome(folder: RunFolder, outcome: Mapping[str, Any]) -> None:
     """
     path = folder.outcome_file(outcome["cell_id"], outcome["attempt_id"])
     try:
-        atomic.write_bytes(path, _json(dict(outcome)))
+        atomic.write_bytes(path, encode(outcome))
     except FileExistsError:
         raise StoreError(f"{path}: is there already; an attempt ends once.") from None
 
@@ -151,18 +157,19 @@ def read_mark(folder: RunFolder, cell_id: str, attempt_id: str, suite_id: str) -
     """
     path = folder.mark_file(cell_id, attempt_id, suite_id)
     try:
-        mark = SuiteMark(**json.loads(path.read_bytes()))
+        mark = SuiteMark(**decode(path.read_bytes()))
+        expected_sums = {table: str(known["sha256"]) for table, known in mark.files.items()}
     except FileNotFoundError:
         raise StoreError(f"{path}: is missing; that suite was not written whole.") from None
-    except (ValueError, TypeError) as problem:
+    except (ValueError, TypeError, KeyError, AttributeError) as problem:
         raise StoreError(f"{path}: is not a suite's mark ({problem}).") from None
-    for table, expected in mark.files.items():
+    for table, expected in expected_sums.items():
         data_file = folder.table_file(cell_id, attempt_id, suite_id, table)
         try:
             found = _sum(data_file.read_bytes())
         except FileNotFoundError:
             raise StoreError(f"{data_file}: is missing, but {path.name} lists it.") from None
-        if found["sha256"] != expected["sha256"]:
+        if found["sha256"] != expected:
             raise StoreError(f"{data_file}: does not match the checksum in {path.name}.")
     return mark
 
@@ -190,24 +197,20 @@ def read_suite_marks(
     return sorted(marks, key=lambda m: (m.written_s, m.attempt_id, m.suite_id))
 
 
-def read_outcome(path: Path) -> dict[str, Any]:
-    """Read an outcome file.
+def read_outcomes(paths: Sequence[Place]) -> list[dict[str, Any]]:
+    """Read outcome files.
 
     Raises:
-        StoreError: it is not a JSON object.
+        StoreError: one is damaged.
     """
-    try:
-        outcome = json.loads(path.read_bytes())
-    except ValueError as problem:
-        raise StoreError(f"{path}: is not JSON ({problem}).") from None
-    if not isinstance(outcome, dict):
-        raise StoreError(f"{path}: is not an attempt's outcome.")
-    return outcome
+    outcomes = []
+    for path, data in zip(paths, read_all(paths), strict=True):
+        try:
+            outcomes.append(decode(data or b""))
+        except ValueError as problem:
+            raise StoreError(f"{path}: {problem}. {_MEND_OUTCOME}") from None
+    return outcomes
 
 
 def _sum(data: bytes) -> dict[str, Any]:
     return {"sha256": hashlib.sha256(data).hexdigest(), "n_bytes": len(data)}
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value, allow_nan=False).encode() + b"\n"

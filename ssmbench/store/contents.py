@@ -10,26 +10,38 @@ import hashlib
 import json
 import logging
 from dataclasses import dataclass, field
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from ssmbench.errors import StoreError
 from ssmbench.plan.history import Failure, History
+from ssmbench.store import segments as ledger_segments
 from ssmbench.store.columns import SCHEMA_VERSION, TABLES, schema
+from ssmbench.store.lines import decode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from pathlib import Path
 
+    from ssmbench.store.address import Place
     from ssmbench.store.folder import AttemptFile, RunFolder
 
 _log = logging.getLogger(__name__)
 
 # event -> the fields that a record of it has; other events are another version's business.
-EVENTS: Mapping[str, frozenset[str]] = {
-    "run": frozenset(),
-    "cell": frozenset({"id", "cell"}),
-    "commit": frozenset({"cell", "suite", "suite_json", "attempt", "files", "facts"}),
-    "failed": frozenset({"cell", "suites", "attempt", "error_class", "message", "log", "final"}),
+_TEXT, _TEXT_OR_NOTHING = (str,), (str, NoneType)
+EVENTS: Mapping[str, Mapping[str, tuple[type, ...]]] = {
+    "run": {},
+    "cell": {"id": _TEXT, "cell": (dict,)},
+    "commit": {
+        **dict.fromkeys(("cell", "suite", "attempt"), _TEXT),
+        **dict.fromkeys(("suite_json", "files", "facts"), (dict,)),
+    },
+    "failed": {
+        **dict.fromkeys(("cell", "error_class", "message"), _TEXT),
+        **dict.fromkeys(("attempt", "log"), _TEXT_OR_NOTHING),
+        "suites": (list,),
+        "final": (bool,),
+    },
 }
 
 
@@ -98,15 +110,16 @@ class Contents:
                 self.history.failed.pop(key, None)
 
     def _count(self, record: Mapping[str, Any]) -> None:
-        if record["attempt"] not in self._attempts:
+        # A poisoned cell fails without an attempt.
+        if record["attempt"] is not None and record["attempt"] not in self._attempts:
             self._attempts.add(record["attempt"])
             counts = self.history.attempts
             counts[record["cell"]] = counts.get(record["cell"], 0) + 1
 
 
-def segments(folder: RunFolder) -> list[Path]:
+def segments(folder: RunFolder) -> list[Place]:
     """List the ledger's segments, oldest first."""
-    return sorted(folder.ledger_dir.glob("[0-9]*.jsonl"))
+    return [segment.place for segment in ledger_segments.listed(folder.ledger_dir)]
 
 
 def read_contents(folder: RunFolder) -> Contents:
@@ -117,49 +130,76 @@ def read_contents(folder: RunFolder) -> Contents:
     """
     contents = Contents()
     sizes = []
-    for path in segments(folder):
-        data = path.read_bytes()
-        sizes.append((path.name, len(data)))
-        for record in _records(path, data):
-            contents.add(record)
+    for place, data in ledger_segments.read(folder.ledger_dir):
+        sizes.append((place.name, len(data)))
+        for number, record in _records(place, data):
+            try:
+                contents.add(record)
+            except (TypeError, KeyError, AttributeError, ValueError) as problem:
+                raise _damage(place, number, f"cannot be meant ({problem})") from None
     contents.key = _key(sizes, _outcome_names(folder.attempt_files()))
     return contents
 
 
 def state_key(folder: RunFolder) -> str:
     """Give the key that `read_contents` would, without reading a segment."""
-    sizes = [(path.name, path.stat().st_size) for path in segments(folder)]
+    found = ledger_segments.listed(folder.ledger_dir)
+    sizes = [(place.name, n_bytes) for place, n_bytes in found]
     return _key(sizes, _outcome_names(folder.attempt_files()))
 
 
-def check_record(record: Any) -> str | None:
+def check_record(record: Mapping[str, Any]) -> str | None:
     """Say what is wrong with a record, or None."""
-    if not isinstance(record, dict):
-        return "is not an object"
-    missing = EVENTS.get(str(record.get("event")), frozenset()) - set(record)
-    return f"lacks {', '.join(sorted(missing))}" if missing else None
+    fields = EVENTS.get(str(record.get("event")), {})
+    missing = set(fields) - set(record)
+    if missing:
+        return f"lacks {', '.join(sorted(missing))}"
+    wrong = [name for name, types in fields.items() if not isinstance(record[name], types)]
+    inside = {
+        "suites": _are_suites(record.get("suites", {})),
+        "files": _are_files(record.get("files")),
+    }
+    wrong += [name for name, fits in inside.items() if not fits]
+    return f"has no such thing as {', '.join(sorted(set(wrong)))} should be" if wrong else None
 
 
-def _records(path: Path, data: bytes) -> Iterable[dict[str, Any]]:
+def _are_suites(value: Any) -> bool:
+    """Whether a value can be a record's suites: by id, or the ids alone; or it has none."""
+    if isinstance(value, dict):
+        return all(isinstance(suite, dict) for suite in value.values())
+    return isinstance(value, list) and all(isinstance(i, str) for i in value)
+
+
+def _are_files(value: Any) -> bool:
+    """Whether a value can be a record's files, by table; or it has none."""
+    files = list(value.values()) if isinstance(value, dict) else []
+    return all(isinstance(f, dict) and isinstance(f.get("sha256"), str) for f in files)
+
+
+def _records(path: Place, data: bytes) -> Iterable[tuple[int, dict[str, Any]]]:
+    """Give each record with the number of its line."""
     *lines, tail = data.split(b"\n")
     if tail:
         _log.info("%s: the last line is torn and ignored", path)
     for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
-        except ValueError:
+            record = decode(line)
+            problem = check_record(record)
+        except ValueError as error:
             if number == len(lines) and not tail:
                 _log.warning("%s:%d: the last line is damaged and ignored", path, number)
                 return
-            problem: str | None = "is not JSON"
-        else:
-            problem = check_record(record)
+            problem = str(error)
         if problem:
-            raise StoreError(
-                f"{path}:{number}: {problem}; the ledger is damaged there. Delete that line"
-                " and run again: suites whose files are whole are committed anew."
-            )
-        yield record
+            raise _damage(path, number, problem)
+        yield number, record
+
+
+def _damage(path: Place, number: int, problem: str) -> StoreError:
+    return StoreError(
+        f"{path}:{number}: {problem}; the ledger is damaged there. Delete that line"
+        " and run again: suites whose files are whole are committed anew."
+    )
 
 
 def _outcome_names(files: Iterable[AttemptFile]) -> list[str]:
@@ -169,5 +209,5 @@ def _outcome_names(files: Iterable[AttemptFile]) -> list[str]:
 def _key(sizes: list[tuple[str, int]], outcomes: list[str]) -> str:
     # With the columns: a compaction by a version that knew fewer of them is not read as whole.
     columns = {table: list(schema(table)) for table in TABLES}
-    text = json.dumps([SCHEMA_VERSION, columns, sizes, outcomes])
+    text = json.dumps([SCHEMA_VERSION, "sealed", columns, sizes, outcomes])
     return hashlib.sha256(text.encode()).hexdigest()[:16]

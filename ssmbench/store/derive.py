@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from ssmbench.errors import StoreError
 from ssmbench.plan.cells import IDENTITY_VERSION, Cell
-from ssmbench.store.attempts import read_outcome
+from ssmbench.store.attempts import read_outcomes
 from ssmbench.store.columns import CELLS, schema
 
 if TYPE_CHECKING:
@@ -37,32 +38,37 @@ def cells_frame(contents: Contents) -> pl.DataFrame:
     failed: dict[str, list[tuple[str, Failure]]] = {}
     for (cell_id, suite_id), failure in history.failed.items():
         failed.setdefault(cell_id, []).append((suite_id, failure))
-    rows = []
+    rows = {}
     for cell_id, data in history.cells.items():
-        status, reason = _state(
-            history, cell_id, committed.get(cell_id, ()), failed.get(cell_id, ())
-        )
-        known = facts.get(cell_id, {})
-        rows.append(
-            {
+        origin = f"ledger/: what it says of cell {cell_id}"
+        try:
+            status, reason = _state(
+                history, cell_id, committed.get(cell_id, ()), failed.get(cell_id, ())
+            )
+            known = facts.get(cell_id, {})
+            rows[origin] = {
                 **_identity(cell_id, Cell.from_json(data)),
                 "status": status,
                 "reason": reason,
                 **{name: known.get(name) for name in _FACTS},
             }
-        )
-    return pl.DataFrame(rows, schema=schema("cells"), orient="row")
+        except _WRONG as problem:
+            raise _damaged(origin, problem) from None
+    return _frame("cells", rows)
 
 
 def attempts_frame(folder: RunFolder, contents: Contents) -> pl.DataFrame:
     """Build `attempts`: every outcome, and what the ledger knows of those that left none."""
     columns = schema("attempts")
     rows: dict[str, dict[str, Any]] = {}
-    for file in folder.attempt_files():
-        if file.suite_id is None:
-            outcome = read_outcome(file.path)
-            rows[file.attempt_id] = {k: _plain(outcome.get(k)) for k in columns}
+    origins: dict[str, str] = {}
+    files = [file for file in folder.attempt_files() if file.suite_id is None]
+    for file, outcome in zip(files, read_outcomes([f.path for f in files]), strict=True):
+        rows[file.attempt_id] = {k: _plain(outcome.get(k)) for k in columns}
+        origins[file.attempt_id] = file.location
     for record in contents.failures:
+        if record["attempt"] is None:  # Given up because of other cells' failures.
+            continue
         row = rows.setdefault(record["attempt"], dict.fromkeys(columns))
         known = {
             "attempt_id": record["attempt"],
@@ -79,8 +85,37 @@ def attempts_frame(folder: RunFolder, contents: Contents) -> pl.DataFrame:
         known = {"attempt_id": record["attempt"], "cell_id": cell_id, "status": "done"}
         row.update({k: v for k, v in known.items() if row[k] is None})
     # An attempt id may not sort by time; the start does, and is null only without an outcome.
-    frame = pl.DataFrame(list(rows.values()), schema=columns, orient="row")
-    return frame.sort("started_s", "attempt_id", nulls_last=True)
+    named = {origins.get(i, f"ledger/: what it says of attempt {i}"): r for i, r in rows.items()}
+    return _frame("attempts", named).sort("started_s", "attempt_id", nulls_last=True)
+
+
+# What a value of the wrong type leads to, where no type was looked at before.
+_WRONG = (pl.exceptions.PolarsError, AttributeError, LookupError, TypeError, ValueError)
+
+
+def _frame(table: str, rows: Mapping[str, Mapping[str, Any]]) -> pl.DataFrame:
+    """Make a table of rows, each under the words that say where it is from.
+
+    Raises:
+        StoreError: a row holds something else than the columns do.
+    """
+    columns = schema(table)
+    try:
+        return pl.DataFrame(list(rows.values()), schema=columns, orient="row")
+    except _WRONG:
+        for origin, row in rows.items():
+            try:
+                pl.DataFrame([row], schema=columns, orient="row")
+            except _WRONG as problem:
+                raise _damaged(origin, problem) from None
+        raise
+
+
+def _damaged(origin: str, problem: Exception) -> StoreError:
+    reason = str(problem).strip().splitlines()[0] if str(problem).strip() else "nothing"
+    return StoreError(
+        f"{origin} is damaged ({type(problem).__name__}: {reason}). Delete it and run again."
+    )
 
 
 def _identity(cell_id: str, cell: Cell) -> dict[str, Any]:

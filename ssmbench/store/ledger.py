@@ -7,22 +7,20 @@ files that no commit names.
 
 from __future__ import annotations
 
-import json
+import contextlib
 import logging
-import os
 import threading
 import time
-import uuid
 from typing import TYPE_CHECKING, Any
 
 from ssmbench.errors import StoreError
-from ssmbench.store import atomic
+from ssmbench.store import lines, segments
 from ssmbench.store.attempts import SuiteMark, read_mark, read_suite_marks
-from ssmbench.store.contents import check_record, read_contents, segments
+from ssmbench.store.contents import check_record, read_contents
 from ssmbench.store.lock import RunLock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import TracebackType
 
     from ssmbench.plan.cells import Cell, Suite
@@ -53,7 +51,8 @@ class Ledger:
     def __init__(self, folder: RunFolder, lock: RunLock, *, beat_every_s: float) -> None:
         self.folder = folder
         self._lock = lock
-        self._descriptor: int | None = None
+        self._segment: segments.Writer | None = None
+        self._waiting: list[bytes] | None = None
         self._broken = False
         self._contents = read_contents(folder)
         self._stop = threading.Event()
@@ -92,12 +91,37 @@ class Ledger:
         """What the folder holds, kept up to date by `append`."""
         return self._contents.history
 
-    def append(self, record: Mapping[str, Any]) -> bool:
-        """Add one record; it is on the disk on return.
+    @contextlib.contextmanager
+    def batch(self) -> Iterator[None]:
+        """Write what is appended in the block at its end, in one go.
 
-        A commit is checked against the worker's mark and takes its tables and facts from
-        there. Records that would say nothing new (a second commit of the same suite, a cell
-        as it already stands) are not written.
+        Inside the block the records count for `history`; they are on the disk when it has ended,
+        also if it ends with an error.
+
+        Raises:
+            StoreError: as for `append`; the ledger then takes nothing more, since `history` is
+                ahead of it.
+        """
+        if self._waiting is not None:  # A batch within a batch is part of it.
+            yield
+            return
+        self._waiting = []
+        try:
+            yield
+        finally:
+            waiting, self._waiting = self._waiting, None
+            if waiting:
+                self._broken = True
+                self._lock.check()
+                self._write(waiting)
+                self._broken = False
+
+    def append(self, record: Mapping[str, Any]) -> bool:
+        """Add one record; it is on the disk on return, or at the end of the `batch`.
+
+        A commit without files is checked against the worker's mark and takes its tables and
+        facts from there. Records that would say nothing new (a second commit of the same
+        suite, a cell as it already stands) are not written.
 
         Args:
             record: JSON with "event" and the fields of that event:
@@ -114,16 +138,22 @@ class Ledger:
                 the disk refuses; the ledger is then as it was before.
         """
         record = {**record, "at_s": time.time()}
-        problem = check_record({"files": None, "facts": None, **record})
+        problem = check_record({"files": {}, "facts": {}, **record})
         if problem:
             raise ValueError(f"a record of event {record.get('event')!r} {problem}")
-        if record.get("event") == "commit" and not self._known(record):
+        if record.get("event") == "commit" and "files" not in record and not self._known(record):
             mark = read_mark(self.folder, record["cell"], record["attempt"], record["suite"])
             record |= {"files": mark.files, "facts": mark.facts, "seconds": mark.seconds}
         if self._known(record):
             return False
-        self._lock.check()
-        self._write(json.dumps(record, allow_nan=False).encode() + b"\n")
+        line = lines.encode(record)
+        if self._broken:
+            raise StoreError(f"{self.folder.ledger_dir}: could not be written before; stopped.")
+        if self._waiting is not None:
+            self._waiting.append(line)
+        else:
+            self._lock.check()
+            self._write([line])
         self._contents.add(record)
         return True
 
@@ -137,17 +167,23 @@ class Ledger:
             {"event": "cell", "id": cell.id, "cell": cell.to_json(), "suites": wanted}
         )
 
-    def commit(self, mark: SuiteMark) -> bool:
-        """Make a worker's suite count, unless another attempt's counts already."""
-        return self.append(
-            {
-                "event": "commit",
-                "cell": mark.cell_id,
-                "suite": mark.suite_id,
-                "suite_json": mark.suite,
-                "attempt": mark.attempt_id,
-            }
-        )
+    def commit(self, mark: SuiteMark, *, verified: bool = False) -> bool:
+        """Make a worker's suite count, unless another attempt's counts already.
+
+        Args:
+            mark: of the suite.
+            verified: `read_mark` gave it a moment ago, so its files need not be read again.
+        """
+        record: dict[str, Any] = {
+            "event": "commit",
+            "cell": mark.cell_id,
+            "suite": mark.suite_id,
+            "suite_json": mark.suite,
+            "attempt": mark.attempt_id,
+        }
+        if verified:
+            record |= {"files": mark.files, "facts": mark.facts, "seconds": mark.seconds}
+        return self.append(record)
 
     def adopt(self) -> list[SuiteMark]:
         """Commit the whole suites on disk that no commit names; give those committed.
@@ -155,7 +191,9 @@ class Ledger:
         Only cells that the ledger knows are adopted.
         """
         marks = read_suite_marks(self.folder, skip=self.history.committed)
-        return [m for m in marks if m.cell_id in self.history.cells and self.commit(m)]
+        with self.batch():
+            known = [m for m in marks if m.cell_id in self.history.cells]
+            return [m for m in known if self.commit(m, verified=True)]
 
     def heartbeat(self) -> None:
         """Give a sign of life now.
@@ -169,12 +207,15 @@ class Ledger:
         """Let go of the lock and the segment; harmless when repeated."""
         self._stop.set()
         self._beat.join()
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        if self._segment is not None:
+            self._segment.close()
+            self._segment = None
         try:
             self._lock.release()
-        except OSError as problem:  # The next driver will see that this process is gone.
+        except (
+            OSError,
+            StoreError,
+        ) as problem:  # The next driver will see that this process is gone.
             _log.warning("%s: the lock was not released: %s", self.folder.path, problem)
 
     def __enter__(self) -> Ledger:
@@ -198,47 +239,26 @@ class Ledger:
             return record["id"] in history.cells and same_wish
         return False
 
-    def _write(self, line: bytes) -> None:
-        """Append one line, or leave the segment as it was."""
-        if self._broken:
-            raise StoreError(f"{self.folder.ledger_dir}: could not be written before; stopped.")
+    def _write(self, added: Sequence[bytes]) -> None:
+        """Add lines to this driver's own segment, which is made at its first record."""
         try:
-            descriptor = self._open_segment()
-            size = os.fstat(descriptor).st_size
-            try:
-                atomic.write_all(descriptor, line)
-                os.fsync(descriptor)
-            except BaseException:
-                # Half a line must stay the last one: cut it off, or write nothing more.
-                self._broken = True
-                os.ftruncate(descriptor, size)
-                self._broken = False
-                raise
+            if self._segment is None:
+                self._segment = segments.writer(self.folder.ledger_dir)
+            self._segment.write(added)
+        except StoreError:
+            raise
         except OSError as problem:
             raise StoreError(
                 f"{self.folder.ledger_dir}: cannot be written ({problem.strerror})."
                 " Make room and run again; finished suites are kept."
             ) from problem
 
-    def _open_segment(self) -> int:
-        """Create this driver's own segment at its first record."""
-        if self._descriptor is None:
-            atomic.make_folder(self.folder.ledger_dir)
-            last = segments(self.folder)
-            number = int(last[-1].name.split("-")[0]) + 1 if last else 1
-            path = self.folder.ledger_dir / f"{number:06d}-{uuid.uuid4().hex}.jsonl"
-            self._descriptor = os.open(
-                path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o666
-            )
-            atomic.sync_folder(self.folder.ledger_dir)
-        return self._descriptor
-
     def _keep_beating(self, every_s: float) -> None:
         while not self._stop.wait(every_s):
             try:
                 self._lock.beat()
+            except OSError as problem:
+                _log.warning("%s: no sign of life: %s", self.folder.path, problem)
             except StoreError as problem:
                 _log.warning("%s", problem)
                 return
-            except OSError as problem:
-                _log.warning("%s: no sign of life: %s", self.folder.path, problem)

@@ -1,10 +1,10 @@
-"""One driver at a time, on one machine or over NFS, without a server.
+"""One driver at a time, on one machine, over NFS or an object store, without a server.
 
 The folder LOCK/ holds one small file per holder, numbered. The highest number holds the lock,
-and taking it is creating the next number with link(2), which only one process can do: two
-drivers that both find a holder dead cannot both succeed it, and none can remove another's
-lock. A holder that is succeeded (it slept, or was cut off) notices before its next line in
-the ledger and stops. The last file is never deleted, only marked as released.
+and only one process can take the next (store/holders.py says how): two drivers that both find
+a holder dead cannot both succeed it, and none can remove another's lock. A holder that is
+succeeded (it slept, or was cut off) notices before its next line in the ledger and stops. The
+last file is never deleted, only marked as released.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ssmbench.errors import StoreError
-from ssmbench.store import atomic
+from ssmbench.store.holders import holders
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,9 +74,10 @@ class RunLock:
     """The right to write the ledger; `check` before each line, `release` at the end."""
 
     def __init__(
-        self, folder: RunFolder, path: Path, holder: Holder, now: Callable[[], float]
+        self, folder: RunFolder, name: str, holder: Holder, now: Callable[[], float]
     ) -> None:
-        self._folder, self._path, self._now = folder, path, now
+        self._folder, self._name, self._now = folder, name, now
+        self._files = holders(folder.lock_dir)
         self.holder = holder
         self._guard = threading.Lock()
 
@@ -94,6 +95,7 @@ class RunLock:
         Raises:
             StoreError: somebody else is driving; the message names them.
         """
+        files = holders(folder.lock_dir)
         while True:
             number, last = _last(folder)
             if last is not None and not steal and last.alive(now()):
@@ -103,15 +105,11 @@ class RunLock:
                     " stop it, or take over with --steal-lock."
                 )
             holder = Holder.me(now())
-            path = folder.lock_dir / _name(number + 1)
-            try:
-                atomic.write_bytes(path, _json(holder))
-            except FileExistsError:
+            name = files.claim(number + 1, _json(holder))
+            if name is None:
                 continue  # Another driver took the same number first.
-            for old in folder.lock_dir.glob("[0-9]*.json"):
-                if old.name < path.name:
-                    old.unlink(missing_ok=True)
-            return cls(folder, path, holder, now)
+            files.drop_before(number + 1)
+            return cls(folder, name, holder, now)
 
     def check(self) -> None:
         """Make sure that nobody has taken over.
@@ -119,8 +117,8 @@ class RunLock:
         Raises:
             StoreError: somebody has; this driver must not write any more.
         """
-        number, last = _last(self._folder)
-        if _name(number) != self._path.name:
+        if self._files.top()[1] != self._name:
+            last = _last(self._folder)[1]
             who = f"process {last.pid} on {last.host}" if last else "another driver"
             raise StoreError(
                 f"{self._folder.path}: {who} has taken over this run; this driver stops."
@@ -138,7 +136,7 @@ class RunLock:
                 return
             self.check()
             self.holder = replace(self.holder, heartbeat_s=self._now())
-            atomic.write_bytes(self._path, _json(self.holder), replace=True)
+            self._files.tell(self._name, _json(self.holder))
 
     def release(self) -> None:
         """Let the next driver in at once; harmless if the lock is lost already."""
@@ -146,8 +144,7 @@ class RunLock:
             if self.holder.released:
                 return
             self.holder = replace(self.holder, released=True, heartbeat_s=self._now())
-            if self._path.exists():
-                atomic.write_bytes(self._path, _json(self.holder), replace=True)
+            self._files.tell(self._name, _json(self.holder))
 
 
 def holder(folder: RunFolder, *, now: float) -> Holder | None:
@@ -157,26 +154,15 @@ def holder(folder: RunFolder, *, now: float) -> Holder | None:
 
 
 def _last(folder: RunFolder) -> tuple[int, Holder | None]:
-    """Read the highest numbered lock file; a damaged one counts as nobody's."""
+    """Read the lock's number and its holder; a damaged file counts as nobody's."""
+    found = holders(folder.lock_dir).last()
+    if found.told is None:
+        return found.number, None
     try:
-        names = [n for n in os.listdir(folder.lock_dir) if n[:1].isdigit()]  # noqa: PTH208
-    except FileNotFoundError:
-        return 0, None
-    if not names:
-        return 0, None
-    name = max(names)
-    try:
-        found = Holder(**json.loads((folder.lock_dir / name).read_bytes()))
-    except FileNotFoundError:
-        return _last(folder)  # Succeeded and removed since the listing.
+        return found.number, Holder(**json.loads(found.told))
     except (ValueError, TypeError):
-        _log.warning("%s: is damaged and ignored", folder.lock_dir / name)
-        return int(name.split(".")[0]), None
-    return int(name.split(".")[0]), found
-
-
-def _name(number: int) -> str:
-    return f"{number:06d}.json"
+        _log.warning("%s: is damaged and ignored", found.where)
+        return found.number, None
 
 
 def _json(holder_: Holder) -> bytes:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 import polars as pl
 
 from ssmbench.errors import StoreError
+from ssmbench.store import atomic, cache, sealed
+from ssmbench.store.address import Address
 from ssmbench.store.columns import SUITE_TABLES, TABLES, schema
 from ssmbench.store.contents import Contents, read_contents, state_key
 from ssmbench.store.derive import attempts_frame, cells_frame
@@ -17,6 +20,15 @@ if TYPE_CHECKING:
 
     from ssmbench.store.folder import RunFolder
 
+_GONE = (
+    "is gone, but the ledger counts on it. Restore it, or delete the commit's line in ledger/"
+    " and run again."
+)
+_CHANGED = (
+    "does not match the checksum in the ledger. Restore it, or delete it and the commit's line"
+    " in ledger/, and run again."
+)
+
 
 def tables(folder: RunFolder) -> dict[str, pl.LazyFrame]:
     """Give cells, metrics, samples, latency, layers and attempts: see store/columns.py.
@@ -25,10 +37,12 @@ def tables(folder: RunFolder) -> dict[str, pl.LazyFrame]:
     made from the ledger as it stands, else the attempts' own. Safe while a driver writes.
 
     Raises:
-        StoreError: the ledger is damaged or a committed file is gone.
+        StoreError: the ledger is damaged, or a committed file is gone or damaged.
     """
-    compact = folder.compact_dir / state_key(folder)
-    if compact.is_dir():
+    place = folder.compact_dir / state_key(folder)
+    compact = atomic.local_folder(place)
+    if compact is not None:
+        sealed.check(compact, mend=f"Delete {place.parent}: it is derived from the rest.")
         return {t: scan([compact / f"{t}.parquet"], table=t) for t in TABLES}
     return live_tables(folder, read_contents(folder))
 
@@ -56,15 +70,27 @@ def scan(paths: list[Path], *, table: str) -> pl.LazyFrame:
 
 
 def _committed_files(folder: RunFolder, contents: Contents, table: str) -> list[Path]:
-    paths = [
-        folder.table_file(cell_id, record["attempt"], suite_id, table)
+    """Give the files of one table, local and as the ledger knows them."""
+    wanted = {
+        folder.table_file(cell_id, record["attempt"], suite_id, table): record["files"][table]
         for (cell_id, suite_id), record in contents.commits.items()
         if table in record["files"]
-    ]
+    }
+    addresses = [(p, f["sha256"]) for p, f in wanted.items() if isinstance(p, Address)]
+    if addresses:
+        return cache.copies(addresses, gone=_GONE, changed=_CHANGED)
+    paths = [p for p in wanted if not isinstance(p, Address)]
     for path in paths:
-        if not path.exists():
-            raise StoreError(
-                f"{path}: is gone, but the ledger counts on it. Restore it, or delete the"
-                " commit's line in ledger/ and run again."
-            )
+        data = _read(path)
+        if hashlib.sha256(data).hexdigest() != wanted[path]["sha256"]:
+            raise StoreError(f"{path}: {_CHANGED}")
     return paths
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise StoreError(f"{path}: {_GONE}") from None
+    except OSError as problem:
+        raise StoreError(f"{path}: cannot be read ({problem.strerror}).") from None

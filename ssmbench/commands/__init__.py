@@ -1,0 +1,1 @@
+"""The commands: plain functions; what each needs is imported inside it."""
