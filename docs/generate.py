@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any
 from ssmbench import plugins
 from ssmbench.execute import policy
 from ssmbench.grid.catalogue import catalogue
-from ssmbench.grid.schema import Grid, Part, json_schema
+from ssmbench.grid.fine_tune import PRESETS, make_recipe
+from ssmbench.grid.fine_tune_entry import FineTuneEntry, settings
+from ssmbench.grid.forms import Part
+from ssmbench.grid.schema import Grid, json_schema
 from ssmbench.models import flops
 from ssmbench.store import columns
 
@@ -43,18 +46,20 @@ def grid_page() -> str:
     """Describe every key that a grid file may have, from the schema."""
     lines = [NOTE, "# The grid file", ""]
     lines += [
-        "YAML 1.2. Every combination of model, method, ratio and seed is a cell, and every suite "
-        "is measured on every cell. The dense model of each model is always a cell too; a cell "
-        "that several entries mean is one. Seeds multiply only the cells in which something is "
-        "drawn: calibration windows, or a method's own choices. Paths are "
-        "relative to the grid file. All mistakes are reported at once, with line and column; "
-        "`ssmbench validate GRID` looks for them and runs nothing. Editors can check a grid "
-        "against [grid.schema.json](grid.schema.json). How FLOPs are counted and matched: "
+        "YAML 1.2. Every combination of model, method, ratio, training and seed is a cell, and "
+        "every suite is measured on every cell. The dense model of each model is always a cell "
+        "too; a cell that several entries mean is one. Seeds multiply only the cells in which "
+        "something is drawn: calibration windows, a method's own choices, or all that a training "
+        "draws. Paths are relative to the grid file. All mistakes are reported at once, with line "
+        "and column; `ssmbench validate GRID` looks for them and runs nothing. Editors can check "
+        "a grid against [grid.schema.json](grid.schema.json). How FLOPs are counted and matched: "
         "[flops.md](flops.md).",
         "",
     ]
     for part, title in sections(Grid, "The grid"):
         lines += [f"## {title}", "", f"{first_line(part)}", "", *field_table(part), ""]
+        if part is FineTuneEntry:
+            lines += [*trainings(), ""]
     lines += ["## Catalogue", "", "Models that a grid may name.", "", *catalogue_table(), ""]
     return "\n".join(lines)
 
@@ -85,6 +90,29 @@ def fault_page() -> str:
     for name, value in figures.items():
         text = text.replace(f"{{{name}}}", str(value))
     return NOTE + text
+
+
+def trainings() -> list[str]:
+    """Say which cells a training is for, and list what the presets fill in."""
+    names = {name: f"`{name}` ({', '.join(p.kinds)})" for name, p in PRESETS.items()}
+    recipes = {name: make_recipe(PRESETS[name].kinds[0]) for name in PRESETS}
+    rows = [f"| value | {' | '.join(names.values())} |", "|---" * (1 + len(names)) + "|"]
+    for key in settings():
+        values = [getattr(recipe, key) for recipe in recipes.values()]
+        if any(value is not None for value in values):
+            rows.append(f"| `{key}` | {' | '.join(map(show, values))} |")
+    return [
+        "`kd` and `ce` train with all tokens, so that they are for methods that drop none, and "
+        "`dense+sparse` is for the others. Without `methods`, an entry means every cell that it is "
+        "for; one that is named and not meant is a mistake. Where `none` is not listed, only dense "
+        "models are measured untrained. Every trained cell has the suite `training`, its loss "
+        "curve, which cannot be listed. How it works: [fine-tuning.md](fine-tuning.md).",
+        "",
+        *rows,
+        "",
+        "Nothing stands where the cell's own is taken, or nothing applies. The Simba paper states "
+        "neither `batch` and `length` nor which weights are trained; these are ours.",
+    ]
 
 
 def sections(
@@ -124,7 +152,8 @@ def show(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, tuple):
-        return f"`[{', '.join(map(str, value))}]`"
+        items = (item.fine_tune if isinstance(item, FineTuneEntry) else item for item in value)
+        return f"`[{', '.join(map(str, items))}]`"
     if isinstance(value, Part):
         return "see below"
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"

@@ -171,7 +171,7 @@ def evaluate(
 
 
 def results(run_folder: str | Path) -> dict[str, pl.DataFrame]:
-    """Read a run's tables: cells, metrics, samples, latency, layers and attempts.
+    """Read a run's tables: cells, metrics, samples, latency, layers, training and attempts.
 
     Args:
         run_folder: local, or an address such as "s3://bucket/run".

@@ -358,8 +358,23 @@ def hang(job: Job, report: Report) -> dict[str, Any]:
     """Sleep in native code, deaf to anything but the end of the process."""
     _touch_log(job)
     report("hang", 0, 0)
+    # Ray's interrupt is not a signal: what sleeps does not wake up.
     time.sleep(120)
     raise AssertionError("woke up")
+
+
+def keep_place(job: Job, report: Report) -> dict[str, Any]:
+    """Work until it is stopped, and then take a moment to note it, as a training does."""
+    _touch_log(job)
+    report("train", 0, 0)
+    try:
+        for _ in range(2400):
+            time.sleep(0.05)
+    except KeyboardInterrupt:
+        time.sleep(0.5)
+        (Path(job.folder) / "place").write_text("kept")
+        raise
+    raise AssertionError("nobody stopped it")
 
 
 def slow(job: Job, report: Report) -> dict[str, Any]:

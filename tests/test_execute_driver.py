@@ -20,6 +20,7 @@ from store_helpers import make_cell, new_run
 
 from ssmbench.errors import StoreError
 from ssmbench.execute.driver import AHEAD
+from ssmbench.execute.executor import Sign, Step
 from ssmbench.execute.interrupts import Stop
 from ssmbench.execute.policy import POLICY
 from ssmbench.execute.task import tasks_of
@@ -239,3 +240,34 @@ def test_the_display_hears_of_everything(ledger, executor):
     assert (last.n_failed, last.n_retried) == (1, 1)
     assert last.n_cells == 4
     assert last.n_cells_done == 2
+
+
+@pytest.mark.parametrize("step", ["fine-tune", "work"])
+def test_a_stop_at_once_waits_only_for_trainings_to_keep_their_place(
+    ledger, executor, monkeypatch, step
+):
+    """On a Ray of its own the others are left to die with this process."""
+    stop, cancelled = Stop(), []
+    executor.seconds, executor.room, executor.dies_with_driver = 1e9, 1, True
+    monkeypatch.setattr(
+        executor, "signs", lambda: {k: Sign(Step(step, 1, 2)) for k in executor.running}
+    )
+    whole, polls = executor.cancel, []
+
+    def cancel(attempt_id: str, *, force: bool) -> None:
+        cancelled.append((attempt_id, force))
+        whole(attempt_id, force=force)
+
+    def press() -> None:
+        polls.append(executor.clock.now)
+        if len(polls) == 3:
+            stop.level = 2
+
+    monkeypatch.setattr(executor, "cancel", cancel)
+    executor.on_poll = press
+    summary, _ = drive(ledger, [make_entry()], executor, stop=stop)
+    assert summary.n_left == 1
+    running = [(executor.jobs[0].attempt_id, True)]
+    assert cancelled == (running if step == "fine-tune" else [])
+    # Another look at the executor, by which the cancelled attempt has ended.
+    assert len(polls) == (4 if step == "fine-tune" else 3)

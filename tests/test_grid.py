@@ -142,14 +142,11 @@ def test_the_error_ends_with_the_count(grid):
         ),
         (
             "fine_tune: [lora]",
-            "4:13: fine_tune[0]: found 'lora'; expected 'none': this version of ssmbench "
-            "cannot fine-tune yet",
+            "4:13: fine_tune[0]: found 'lora' (text); expected one of these. Known: ce, dense+sp",
         ),
-        (
-            "fine_tune: [{kind: lora}]",
-            "4:13: fine_tune[0]: found a description of a training; expected 'none': this "
-            "version of ssmbench cannot fine-tune yet",
-        ),
+        ("fine_tune: kd", "4:12: fine_tune: found 'kd' (text); expected a list"),
+        ("fine_tune: []", "4:12: fine_tune: found an empty list; expected at least one item"),
+        ("checkpoint_min: 0", "4:17: checkpoint_min: found 0 (a number); expected more than 0"),
         (
             "dtype: 2024-01-01",
             "4:8: dtype: a date value; expected text, a number, true or false; quote it",
@@ -461,8 +458,12 @@ WHOLE = {
         {"method": "random+wanda", "ratio": 0.5, "random": {"ratio": 0.1}},
         {"method": "state", "ratio": 0.5, "models": ["*2-*"], "calibration": {"samples": 3}},
     ],
-    "fine_tune": ["none"],
-    "suites": ["zero_shot", {"suite": "latency", "prefill": [[1, 2]]}],
+    "fine_tune": [
+        "none",
+        {"fine_tune": "kd", "preset": "pruner", "steps": 20, "methods": ["wanda"], "data": "c4"},
+        {"fine_tune": "ce", "adapters": "all", "models": "*", "data": "c4", "split": "train"},
+    ],
+    "suites": ["zero_shot", {"suite": "latency", "prefill": [[1, 2]], "fine_tune": "none"}],
     "seeds": [0],
     "dtype": "float32",
     "calibration": {"data": "c4", "samples": 3, "length": 3, "seed": 0},

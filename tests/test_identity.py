@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ssmbench.grid.fine_tune import make_recipe
 from ssmbench.plan import cells
 from ssmbench.plan.cells import Calibration, Cell, FineTune, Model, Step, Suite
 
@@ -25,7 +26,7 @@ IDENTITY = {
     "Model": {"fingerprint", "tokenizer_fingerprint"},
     "Step": {"name", "version", "ratio", "params"},
     "Calibration": {"data", "samples", "length", "seed", "version", "split"},
-    "FineTune": {"kind", "params"},
+    "FineTune": {"kind", "params"},  # params are all fields of the recipe but the kind
     "Cell": {"model", "steps", "calibration", "fine_tune", "seed", "dtype"},
     "Suite": {"name", "version", "params", "provides", "limit", "device"},
     "Resources": set(),
@@ -34,7 +35,7 @@ RUNTIME = {
     "Model": {"name", "source", "family", "tokenizer"},
     "Step": set(),
     "Calibration": {"path"},
-    "FineTune": set(),
+    "FineTune": {"path"},
     "Cell": set(),
     "Suite": {"kind"},
     "Resources": {"num_cpus", "num_gpus", "memory_gb", "accelerator_type", "labels"},
@@ -121,6 +122,30 @@ def test_each_identity_field_of_a_cell_and_its_parts_changes_the_id():
     assert CELL.id not in changed
 
 
+TUNED = dataclasses.replace(CELL, fine_tune=FineTune("kd", make_recipe("kd").params))
+
+
+def test_the_id_of_a_known_trained_cell_stays():
+    """If this fails, every finished training would be done again: see HOW_TO_CLASS.
+
+    A new field of the recipe must be left out of its params, by None, where it means what was
+    true before.
+    """
+    assert TUNED.id == "6f7c9667a745"
+    params = make_recipe("dense+sparse", steps=20, data="tinyworld").params
+    tuned = dataclasses.replace(CELL, fine_tune=FineTune("dense+sparse", params))
+    assert tuned.id == "b1fd19d6345d"
+
+
+def test_each_value_of_a_recipe_changes_the_id():
+    params = TUNED.fine_tune.params
+    changed = [{**params, name: "other"} for name in params]
+    changed += [{k: v for k, v in params.items() if k != name} for name in params]
+    ids = {dataclasses.replace(CELL, fine_tune=FineTune("kd", p)).id for p in changed}
+    assert len(ids) == 2 * len(params)
+    assert TUNED.id not in ids
+
+
 def test_each_identity_field_of_a_suite_changes_its_id():
     assert SUITE.id not in {suite.id for _, suite in variants(SUITE)}
 
@@ -129,6 +154,8 @@ def test_names_and_places_do_not_change_the_id():
     moved = Model("n", "hub:x/y", "f00d", None, "elsewhere", tokenizer_fingerprint="7e")
     text = dataclasses.replace(CELL.calibration, path="/elsewhere")
     assert dataclasses.replace(CELL, model=moved, calibration=text).id == CELL.id
+    tuned = dataclasses.replace(TUNED.fine_tune, path="/elsewhere")
+    assert dataclasses.replace(TUNED, fine_tune=tuned).id == TUNED.id
 
 
 def test_a_field_that_is_none_is_left_out_so_that_a_new_one_changes_no_id():
@@ -174,7 +201,7 @@ some_cells = st.builds(
     model=st.builds(Model, st.text(), st.text(), st.text(), st.none() | st.text()),
     steps=st.lists(steps, min_size=1, max_size=3).map(tuple),
     calibration=st.none() | texts,
-    fine_tune=st.builds(FineTune, st.text(), params),
+    fine_tune=st.builds(FineTune, st.text(), params, st.none() | st.text()),
     seed=st.integers(0),
     dtype=st.text(),
 )

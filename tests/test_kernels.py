@@ -87,17 +87,48 @@ def test_ssd_rows_taken_apart_give_what_they_give_together(monkeypatch):
     assert_close(apart, whole, **TIGHT)
 
 
-def test_ssd_gradients_agree_with_the_recurrence():
+def gradients(fast, inputs, frozen=(), **kwargs):
+    leaves = {k: v.clone().requires_grad_(k not in frozen) for k, v in inputs.items()}
+    y, state = fast(**leaves, **kwargs)
+    (y.square().sum() + state.sin().sum()).backward()
+    return {k: v.grad for k, v in leaves.items()}
+
+
+@pytest.mark.parametrize(
+    ("b", "length", "h", "p", "g", "n", "chunk"),
+    [(2, 11, 4, 3, 2, 5, 4), (1, 9, 3, 2, 3, 4, 64), (2, 12, 6, 2, 1, 3, 3), (1, 1, 2, 2, 1, 2, 8)],
+)
+def test_ssd_gradients_agree_with_the_recurrence(b, length, h, p, g, n, chunk):
+    inputs = ssd_inputs(b, length, h, p, g, n)
+    found, expected = gradients(ssd, inputs, chunk=chunk), gradients(naive.ssd, inputs)
+    for name, grad in expected.items():
+        assert_close(found[name], grad, **TIGHT, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_ssd_gradients_survive_decays_that_underflow():
+    inputs = ssd_inputs(1, 70, 2, 3, 1, 4)
+    inputs["log_decay"] = inputs["log_decay"] * 100
+    expected = gradients(naive.ssd, inputs)
+    found = gradients(ssd, {k: v.float() for k, v in inputs.items()})
+    for name, grad in expected.items():
+        scale = grad.abs().max()
+        assert_close(found[name].double() / scale, grad / scale, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("frozen", ["log_decay", "B", "x"])
+def test_ssd_with_an_input_frozen_gives_the_other_gradients(frozen):
     inputs = ssd_inputs(2, 11, 4, 3, 2, 5)
-    for fast, kwargs in ((ssd, {"chunk": 4}), (naive.ssd, {})):
-        leaves = {k: v.clone().requires_grad_() for k, v in inputs.items()}
-        y, state = fast(**leaves, **kwargs)
-        (y.square().sum() + state.sin().sum()).backward()
-        grads = {k: v.grad for k, v in leaves.items()}
-        if fast is ssd:
-            first = grads
-    for name, grad in grads.items():
-        assert_close(first[name], grad, **TIGHT, msg=lambda m, name=name: f"{name}: {m}")
+    whole, found = gradients(ssd, inputs), gradients(ssd, inputs, frozen=(frozen,))
+    assert found.pop(frozen) is None
+    assert all(torch.equal(grad, whole[name]) for name, grad in found.items())
+
+
+def test_ssd_gives_the_same_bits_whether_gradients_are_wanted_or_not():
+    inputs = ssd_inputs(2, 70, 4, 3, 2, 5, torch.float32)
+    y, state = ssd(**inputs)
+    with_gradients = ssd(**{k: v.clone().requires_grad_() for k, v in inputs.items()})
+    assert torch.equal(y, with_gradients[0])
+    assert torch.equal(state, with_gradients[1])
 
 
 def scan_inputs(b: int, length: int, e: int, n: int, dtype: torch.dtype = DOUBLE):
@@ -132,16 +163,15 @@ def test_selective_scan_without_an_optional_input(absent):
     assert_close(state, state_ref, **TIGHT)
 
 
-def test_selective_scan_gradients_agree_with_the_recurrence():
+@pytest.mark.parametrize("frozen", [(), ("A",), ("B", "D"), ("u", "state")])
+def test_selective_scan_gradients_agree_with_the_recurrence(frozen):
     inputs = scan_inputs(2, 19, 4, 3)
-    grads = []
-    for scan in (selective_scan, naive.selective_scan):
-        leaves = {k: v.clone().requires_grad_() for k, v in inputs.items()}
-        y, state = scan(**leaves)
-        (y.square().sum() + state.sin().sum()).backward()
-        grads.append({k: v.grad for k, v in leaves.items()})
+    found = gradients(selective_scan, inputs, frozen)
+    expected = gradients(naive.selective_scan, inputs, frozen)
     for name in inputs:
-        assert_close(grads[0][name], grads[1][name], **TIGHT)
+        assert (found[name] is None) == (name in frozen)
+        if name not in frozen:
+            assert_close(found[name], expected[name], **TIGHT)
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 9])

@@ -12,6 +12,7 @@ from execute_helpers import drive, make_entry
 from store_helpers import make_cell, new_run
 
 from ssmbench.execute.executor import Demand
+from ssmbench.execute.interrupts import Stop
 from ssmbench.plan.cells import Resources
 from ssmbench.store.ledger import Ledger
 
@@ -133,7 +134,30 @@ def test_a_hanging_attempt_is_ended_at_its_timeout(ledger, start):
     began = time.monotonic()
     summary, _ = drive(ledger, cells(1, timeout_s=1.0), start("hang"))
     assert [lost.error_class for lost in summary.lost] == ["timeout"]
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 30
+
+
+def test_an_attempt_past_its_timeout_can_keep_its_place(ledger, start):
+    summary, _ = drive(ledger, cells(1, timeout_s=1.0), start("keep_place"))
+    assert [lost.error_class for lost in summary.lost] == ["timeout"]
+    assert (ledger.folder.path / "place").read_text() == "kept"
+
+
+def test_an_attempt_that_a_stop_ends_can_keep_its_place(ledger, start):
+    stop = Stop()
+
+    class Stopping(Watch):
+        def steps(self):
+            steps = super().steps()
+            if "train" in self.seen:
+                stop.level = 2
+            return steps
+
+    executor = start("keep_place")
+    summary, _ = drive(ledger, cells(1), Stopping(executor), stop=stop)
+    assert summary.n_left == 1
+    executor.close()
+    assert (ledger.folder.path / "place").read_text() == "kept"
 
 
 def test_steps_reach_the_display_and_a_lost_board_does_not_matter(ledger, start):

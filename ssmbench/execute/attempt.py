@@ -22,6 +22,7 @@ from ssmbench.execute import environment, isolation, policy
 from ssmbench.execute.job import Job, Report, SuiteFailure
 from ssmbench.execute.share import Shared
 from ssmbench.store import attempts
+from ssmbench.store.columns import SUITE_TABLES
 from ssmbench.store.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from ssmbench.models.decoder import Decoder
     from ssmbench.plan.cells import Suite
+    from ssmbench.suites._context import Training
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +46,7 @@ def run_attempt(job: Job, report: Report) -> dict[str, Any]:
 
     Args:
         job: what to do.
-        report: called with (step, done, total) as the work goes on.
+        report: called as the work goes on.
     """
     started_s = time.time()
     done: list[str] = []
@@ -137,12 +139,12 @@ def _work(job: Job, report: Report, done: list[str], failures: list[SuiteFailure
     model = _dense(job)
     data = Path(job.data) if job.data else None
     tokenizer = load_tokenizer(_tokenizer_of(job), data=data)
-    facts = _compress(job, model, tokenizer, report)
+    facts, training = _make(job, model, tokenizer, report)
     for index, suite in enumerate(job.suites):
         report(suite.name, 0, 0)
         started_s = time.monotonic()
         try:
-            rows = _measure(job, suite, model, tokenizer, report)
+            rows = _measure(job, suite, model, tokenizer, training, report)
             attempts.write_suite(
                 RunFolder.at(job.folder),
                 cell_id=job.cell.id,
@@ -163,10 +165,11 @@ def _work(job: Job, report: Report, done: list[str], failures: list[SuiteFailure
             done.append(suite.id)
 
 
-def _compress(
+def _make(
     job: Job, model: Decoder, tokenizer: PreTrainedTokenizerBase, report: Report
-) -> dict[str, Any]:
-    """Compress the model in place and give the facts of what it has become."""
+) -> tuple[dict[str, Any], Training | None]:
+    """Compress and train the model in place; give the facts of what it is then."""
+    from ssmbench.execute.fine_tune import fine_tune
     from ssmbench.surgery import compress, facts
     from ssmbench.surgery.context import MethodContext
 
@@ -185,8 +188,11 @@ def _compress(
     )
     isolation.seed_everything(cell.seed)
     achieved = compress.apply(model, cell.steps, context)
+    training = fine_tune(job, model, tokenizer, shared, dense=lambda: _dense(job), report=report)
     report("facts", 0, 0)
-    return {**facts.measure(model, dense), "ratio_achieved": achieved}
+    if training is not None and (zeros := compress.zeros(model, cell.steps[-1])) is not None:
+        achieved = zeros
+    return {**facts.measure(model, dense), "ratio_achieved": achieved}, training
 
 
 def _draw(job: Job, tokenizer: PreTrainedTokenizerBase) -> Tensor:
@@ -229,7 +235,12 @@ def _revision(source: str, fingerprint: str) -> str | None:
 
 
 def _measure(
-    job: Job, suite: Suite, model: Decoder, tokenizer: PreTrainedTokenizerBase, report: Report
+    job: Job,
+    suite: Suite,
+    model: Decoder,
+    tokenizer: PreTrainedTokenizerBase,
+    training: Training | None,
+    report: Report,
 ) -> dict[str, list[dict[str, Any]]]:
     """Run one suite in a scratch folder of its own and give its rows by table."""
     from ssmbench.suites._context import Context
@@ -249,16 +260,12 @@ def _measure(
             batch_tokens=job.batch_tokens,
             scratch=scratch,
             report=report,
+            training=training,
         )
         result = plugin.run(context, params)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return {
-        "metrics": result.metrics,
-        "samples": result.samples,
-        "latency": result.latency,
-        "layers": result.layers,
-    }
+    return {table: getattr(result, table) for table in SUITE_TABLES}
 
 
 def _missing(job: Job, done: list[str], failures: list[SuiteFailure]) -> tuple[str, ...]:

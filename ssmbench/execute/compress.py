@@ -13,9 +13,10 @@ from pydantic import ValidationError
 
 from ssmbench import plugins
 from ssmbench.errors import CommandError
-from ssmbench.grid.schema import DENSE
+from ssmbench.grid.fine_tune_entry import ZOO_TEXT
+from ssmbench.grid.forms import DENSE
 from ssmbench.plan.cells import Step
-from ssmbench.plan.expand import TEXT, ZOO_TEXT
+from ssmbench.plan.expand import TEXT
 from ssmbench.surgery.context import silent
 
 if TYPE_CHECKING:

@@ -248,11 +248,11 @@ def _progress() -> Iterator[Report]:
         return
     last = ("", 0.0)
 
-    def tell(step: str, done: int, total: int) -> None:
+    def tell(step: str, done: int, total: int, note: str = "", /) -> None:
         nonlocal last
         now_s = time.monotonic()
         if step != last[0] or now_s - last[1] >= _LINE_EVERY_S:
             last = (step, now_s)
-            console.note(told(Stage(step, done, total)))
+            console.note(told(Stage(step, done, total, note)))
 
     yield tell

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from ssmbench.store.ledger import Ledger
 
 POLL_S = 0.25
+# What trainings have, once they are to end, to make a last checkpoint.
+KEEP_S = 5.0
 # Attempts handed over beyond those that can run, so that no machine waits for the driver.
 AHEAD = 2
 _SHOW_EVERY_S = 0.2
@@ -221,6 +223,7 @@ class Driver:
             offline=self._settings.offline,
             capture=self._executor.captures,
             gpu_share=1.0 if demand.alone else min(1.0, resources.num_gpus or 1.0),
+            checkpoint_s=task.entry.checkpoint_s,
         )
         self._flights[attempt_id] = Flight(task, job, demand, now)
         self._executor.submit(job, demand)
@@ -261,9 +264,17 @@ class Driver:
                 self._executor.cancel(flight.job.attempt_id, force=False)
 
     def _abandon(self) -> None:
-        """End what still runs; its cells are still to do."""
+        """End what still runs; its cells are still to do.
+
+        Trainings get a moment to keep their place.
+        """
+        signs = self._executor.signs()
+        training = {k for k in self._flights if k in signs and signs[k].step.name == "fine-tune"}
         for attempt_id, flight in self._flights.items():
-            if not self._executor.dies_with_driver:
+            if attempt_id in training or not self._executor.dies_with_driver:
                 self._executor.cancel(attempt_id, force=True)
             self._queue.append(flight.task)
         self._flights.clear()
+        until_s = self._clock() + KEEP_S
+        while training and self._clock() < until_s:
+            training -= {ended.attempt_id for ended in self._executor.poll(POLL_S)}

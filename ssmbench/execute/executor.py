@@ -59,11 +59,15 @@ class Ended(NamedTuple):
 
 
 class Step(NamedTuple):
-    """The last thing heard of a running attempt; `total` 0 means "not known"."""
+    """The last thing heard of a running attempt; `total` 0 means "not known".
+
+    `note` is what the step says of itself; where it does, it tells its own rate and time left.
+    """
 
     name: str
     done: int
     total: int
+    note: str = ""
 
 
 class Sign(NamedTuple):

@@ -11,7 +11,7 @@ from ssmbench import console, plugins
 from ssmbench.errors import DONE, CommandError, UnknownName, suggest
 from ssmbench.execute.compress import chain
 from ssmbench.grid.catalogue import by_source, catalogue
-from ssmbench.grid.schema import DENSE
+from ssmbench.grid.forms import DENSE
 from ssmbench.models import source
 from ssmbench.models.token_flops import Count, Drop, count, flow
 

@@ -106,8 +106,8 @@ class InlineExecutor:
         """Nothing outlives this process."""
 
     def _run(self, job: Job) -> Ended:
-        def report(step: str, done: int, total: int) -> None:
-            self._steps[job.attempt_id] = Step(step, done, total)
+        def report(step: str, done: int, total: int, note: str = "", /) -> None:
+            self._steps[job.attempt_id] = Step(step, done, total, note)
             self.on_step()
             if job.attempt_id in self._doomed:
                 raise DeadlineError("the attempt ran past the grid's timeout")

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ssmbench.plan.cells import Cell, Kind, Suite
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ssmbench.execute.policy import ErrorClass
 
-# (step, done, total): how far a running attempt is; total 0 means "not known".
-Report = Callable[[str, int, int], None]
+
+class Report(Protocol):
+    """Takes in how far a running attempt is."""
+
+    def __call__(self, step: str, done: int, total: int, note: str = "", /) -> None:
+        """Take in a step.
+
+        Args:
+            step: what is being done.
+            done: how much of it.
+            total: of how much; 0 means "not known".
+            note: what else there is to say, such as `loss 0.123 · 1.2 k tokens/s · 3 min left`.
+        """
 
 
 @dataclass(frozen=True)
@@ -35,6 +47,7 @@ class Job:
         capture: send everything that the process prints to the log (in a worker; not inline,
             where a debugger needs the terminal).
         gpu_share: the part of one GPU's memory that is the attempt's, above 0 up to 1.
+        checkpoint_s: how often a training is saved, in seconds.
     """
 
     folder: str
@@ -50,6 +63,7 @@ class Job:
     offline: bool
     capture: bool
     gpu_share: float = 1.0
+    checkpoint_s: float = 600
 
     @property
     def kind(self) -> Kind:

@@ -16,6 +16,7 @@ from ssmbench.grid.read import read_grid
 from ssmbench.plan.expand import expand
 from ssmbench.plan.select import select
 from ssmbench.store.address import place
+from ssmbench.surgery.texts import local_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -101,18 +102,22 @@ def prepare(request: Request) -> Prepared:
 
 
 def _refuse_scored_text(entries: Sequence[Entry], data: Path) -> None:
-    """Refuse a calibration text that is one of the local files which the suites score.
+    """Refuse to calibrate or train on one of the local files which the suites score.
 
     Raises:
         CommandError: it is; the message names both.
     """
-    texts = {e.cell.calibration.path for e in entries if e.cell.calibration}
+    texts = {("calibration", e.cell.calibration) for e in entries if e.cell.calibration}
+    read = {(use, text.path or local_path(text.data, data)) for use, text in texts}
+    for tuned in (e.cell.fine_tune for e in entries if e.cell.fine_tune.recipe):
+        read.add(("training", tuned.path or local_path(tuned.params["data"], data)))
+    named = sorted((use, Path(path)) for use, path in read if path)
     suites = {suite.id: suite for entry in entries for suite in entry.suites}
-    for text, suite in itertools.product(sorted(filter(None, texts)), suites.values()):
-        found = overlap(Path(text), scored_files(suite.name, suite.params, data))
+    for (use, text), suite in itertools.product(named, suites.values()):
+        found = overlap(text, scored_files(suite.name, suite.params, data))
         if found is not None:
             raise CommandError(
-                f"calibration text {text}: the suite {suite.name} scores {found}; expected a text"
+                f"{use} text {text}: the suite {suite.name} scores {found}; expected a text"
                 " that no suite scores."
             )
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from rich.console import RenderableType
+    from rich.table import Table
 
     from ssmbench.execute.job import Job
     from ssmbench.plan.cells import Suite
@@ -24,6 +25,7 @@ _MAX_ROWS = 16
 _LINE_EVERY_S = 60.0
 _MAX_TOLD = 8  # Running attempts in each sign of life: a cluster has hundreds.
 _REFRESH_PER_S = 4
+_ANY_WIDTH = 1000  # Wider than any terminal: to measure what something would take.
 
 
 class Running(NamedTuple):
@@ -112,8 +114,9 @@ def duration(seconds: float) -> str:
 
 
 def told(step: Step) -> str:
-    """Write a step for a plain line: `perplexity 24/100`."""
-    return f"{step.name} {step.done}/{step.total}" if step.total else step.name
+    """Write a step for a plain line: `perplexity 24/100`, `fine-tune 50/400 · loss 0.21 · …`."""
+    counted = f"{step.name} {step.done}/{step.total}" if step.total else step.name
+    return f"{counted} · {step.note}" if step.note else counted
 
 
 class PlainDisplay:
@@ -207,25 +210,19 @@ class LiveDisplay(PlainDisplay):
         from rich.text import Text
 
         state = self._state._replace(now_s=self._clock())
-        table = Table.grid(padding=(0, 2))
-        for running in state.running[:_MAX_ROWS]:
-            step = running.step or Step("start", 0, 0)
-            known = step.total > 0
-            bar = ProgressBar(
-                total=step.total if known else 100,
-                completed=step.done if known else 0,
-                width=20,
-                pulse=not known,
-            )
-            began = self._began.get((running.job.attempt_id, step.name))
-            table.add_row(
-                Text(running.job.cell.label, no_wrap=True, overflow="ellipsis"),
-                Text(step.name, style="cyan"),
-                bar,
-                Text(f"{step.done}/{step.total}" if known else ""),
-                Text(pace(step, began, state.now_s)),
-                Text(duration(state.now_s - running.started_s), style="dim"),
-            )
+        shown = state.running[:_MAX_ROWS]
+        table = self._table(shown, state.now_s, notes=True)
+        below = []
+        terminal = console.err()
+        wanted = terminal.measure(table, options=terminal.options.update(width=_ANY_WIDTH)).maximum
+        if wanted > terminal.width:
+            # Too narrow for what attempts say of themselves: that goes into lines of its own.
+            table = self._table(shown, state.now_s, notes=False)
+            told = [(r.job.cell.label, r.step.note) for r in shown if r.step and r.step.note]
+            below = [
+                Text(f"{note}  {label}", style="dim", no_wrap=True, overflow="ellipsis")
+                for label, note in told
+            ]
         hidden = len(state.running) - _MAX_ROWS
         more = [Text(f"and {hidden} more", style="dim")] if hidden > 0 else []
         ended = state.n_finished + state.n_failed
@@ -236,7 +233,37 @@ class LiveDisplay(PlainDisplay):
         )
         bottom = Table.grid(padding=(0, 2))
         bottom.add_row(total, Text(summary_line(state), style="bold"))
-        return Group(table, *more, bottom)
+        return Group(table, *below, *more, bottom)
+
+    def _table(self, shown: Sequence[Running], now_s: float, *, notes: bool) -> Table:
+        """Make a line for each running attempt."""
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table.grid(padding=(0, 2))
+        for running in shown:
+            step = running.step or Step("start", 0, 0)
+            known = step.total > 0
+            bar = ProgressBar(
+                total=step.total if known else 100,
+                completed=step.done if known else 0,
+                width=20,
+                pulse=not known,
+            )
+            began = self._began.get((running.job.attempt_id, step.name))
+            told = pace(step, began, now_s)
+            if step.note:
+                told = step.note if notes else ""
+            table.add_row(
+                Text(running.job.cell.label, no_wrap=True, overflow="ellipsis"),
+                Text(step.name, style="cyan"),
+                bar,
+                Text(f"{step.done}/{step.total}" if known else ""),
+                Text(told, no_wrap=True, overflow="ellipsis"),
+                Text(duration(now_s - running.started_s), style="dim"),
+            )
+        return table
 
 
 def pace(step: Step, began: tuple[float, int] | None, now_s: float) -> str:

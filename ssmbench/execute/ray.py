@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssmbench.execute import connection, isolation, nodes, worker
 from ssmbench.execute.cluster import Cluster, node_in
-from ssmbench.execute.executor import ATTEMPT, Demand, Ended, Node, Sign, Step
+from ssmbench.execute.executor import ATTEMPT, Demand, Ended, Node, Sign
 from ssmbench.execute.scratch import Scratch
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ _BOARD_ANSWER_S = 10.0
 # A machine that is switched off ends its processes in no particular order: the reason why a
 # worker died may come after its death.
 _REASON_S = 2.0
+# What an attempt has from being asked to end, in which a training keeps its place, to its end.
+_GRACE_S = 5.0
 
 
 class RayExecutor:
@@ -71,6 +73,7 @@ class RayExecutor:
         self._scratch: Scratch | None = None
         self._refs: dict[Any, str] = {}
         self._unexplained: list[tuple[float, Ended]] = []
+        self._doomed: dict[Any, float] = {}
         self._snapshot: Any = None
         self._signs: dict[str, Sign] = {}
         self._asked_s = self._heard_s = -math.inf
@@ -132,6 +135,7 @@ class RayExecutor:
 
     def poll(self, timeout_s: float) -> list[Ended]:
         """Wait for tasks to end; a task's exception means that its process is gone."""
+        self._end_doomed(time.monotonic())
         ready: list[Any] = []
         if self._refs:
             wait, refs = self._ray.wait, list(self._refs)
@@ -144,10 +148,15 @@ class RayExecutor:
         return [found for found in ended if found is not None] + self._explained()
 
     def cancel(self, attempt_id: str, *, force: bool) -> None:
-        """Cancel a task. Without `force` it must still be queued: native code ignores it."""
+        """Cancel a task; one that runs sees a Ctrl-C, and with `force` its process ends soon.
+
+        Native code sees nothing until it returns.
+        """
         for reference, name in self._refs.items():
             if name == attempt_id:
-                self._ray.cancel(reference, force=force)
+                self._ray.cancel(reference, force=False)
+                if force:
+                    self._doomed.setdefault(reference, time.monotonic() + _GRACE_S)
 
     def signs(self) -> Mapping[str, Sign]:
         """Give the board's last snapshot and ask for the next, without waiting for it."""
@@ -161,7 +170,7 @@ class RayExecutor:
                 reference, self._snapshot = self._snapshot, None
                 found = self._ray.get(reference)
                 self._heard_s = now
-                self._signs = {k: Sign(Step(*h.step), h.node, h.silent_s) for k, h in found.items()}
+                self._signs = {k: Sign(h.step, h.node, h.silent_s) for k, h in found.items()}
         return self._signs if now - self._heard_s < _BOARD_SILENT_S else {}
 
     def is_reachable(self, node: str) -> bool:
@@ -170,11 +179,12 @@ class RayExecutor:
 
     def close(self) -> None:
         """Cancel what still runs and leave Ray; a cluster started here is gone with it."""
-        for reference in self._refs:
-            self._ray.cancel(reference, force=True)
-        if self._refs:
-            # Without this, a shutdown at once may leave a worker running for seconds.
-            self._ray.wait(list(self._refs), num_returns=len(self._refs), timeout=_CLOSE_WAIT_S)
+        for attempt_id in list(self._refs.values()):
+            self.cancel(attempt_id, force=True)
+        self._wait(_GRACE_S)
+        self._end_doomed(math.inf)
+        # Without this, a shutdown at once may leave a worker running for seconds.
+        self._wait(_CLOSE_WAIT_S)
         self._refs.clear()
         connection.quieten(self._print)
         if not self._owns:
@@ -183,6 +193,23 @@ class RayExecutor:
         self._ray.shutdown()
         if self._scratch is not None:
             self._scratch.close()
+
+    def _end_doomed(self, now: float) -> None:
+        """End the processes of those whose grace is over."""
+        for reference, due_s in list(self._doomed.items()):
+            if reference not in self._refs:
+                del self._doomed[reference]
+            elif now >= due_s:
+                self._doomed[reference] = math.inf
+                self._ray.cancel(reference, force=True)
+
+    def _wait(self, seconds: float) -> None:
+        """Wait until nothing runs, or so long."""
+        if self._refs:
+            found = list(self._refs)
+            ended, _ = self._ray.wait(found, num_returns=len(found), timeout=seconds)
+            for reference in ended:
+                del self._refs[reference]
 
     def _ended(self, reference: Any) -> Ended | None:
         """Take a task's result; None if it is kept until there is more to say about it."""

@@ -1,4 +1,6 @@
-"""What cells of one run have in common: calibration windows and statistics, computed once.
+"""What cells and attempts of one run have in common, computed once.
+
+Calibration windows, statistics of models, and what a training gave.
 
 Whoever needs something first computes and publishes it as an artifact; the others find it. What
 is given is always what the artifact holds, so a cell's numbers are the same bits either way.
@@ -6,9 +8,10 @@ is given is always what the artifact holds, so a cell's numbers are the same bit
 
 from __future__ import annotations
 
+import json
 import logging
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ssmbench.errors import StoreError
 from ssmbench.execute import isolation
@@ -24,10 +27,25 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ssmbench.execute.job import Job
+    from ssmbench.finetune.train import Trained
+    from ssmbench.store.artifacts import Series
 
 log = logging.getLogger(__name__)
 
 _FILE = "tensors.safetensors"
+_RECORD = "training.json"
+
+
+class Found(NamedTuple):
+    """A finished training.
+
+    Attributes:
+        record: rows, loss_before, loss_after and n, the windows held out.
+        tensors: what was trained; None where this attempt's model has it already.
+    """
+
+    record: dict[str, Any]
+    tensors: dict[str, Tensor] | None
 
 
 class Shared:
@@ -81,6 +99,46 @@ class Shared:
         """
         whole = {"artifact": "statistics", **self._text, **self._model, "of": dict(key)}
         return self._tensors(f"statistics '{key.get('statistics')}'", whole, compute)
+
+    def trained(self, key: Mapping[str, Any], train: Callable[[Series], Trained]) -> Found:
+        """Give a training, finished before or now.
+
+        Args:
+            key: JSON: everything on which it depends beside the kind of device.
+            train: does it, going on from the newest of the checkpoints that it is given.
+
+        Raises:
+            StoreError: the artifact is damaged.
+        """
+        whole = {**key, "device": self._model["device"]}
+        finished = {"artifact": "trained", **whole}
+        series = self._artifacts.series({"artifact": "training", **whole})
+        path = self._artifacts.get(finished)
+        if path is not None:
+            log.info("training: found, artifact %s", path)
+            series.clear()
+            record = json.loads((path / _RECORD).read_bytes())
+            return Found(record, _load(path / _FILE))
+        isolation.seed_everything(self._seed)
+        trained = train(series)
+        record = {
+            "rows": trained.rows,
+            "loss_before": trained.loss_before,
+            "loss_after": trained.loss_after,
+            "n": trained.n_held_out,
+        }
+
+        def write(folder: Path) -> None:
+            _save(trained.tensors, folder / _FILE)
+            (folder / _RECORD).write_text(json.dumps(record, allow_nan=False), "utf-8")
+
+        path = self._artifacts.publish(finished, write)
+        log.info(
+            "training: loss %.4g before and %.4g after, on %d held-out windows; artifact %s",
+            *(trained.loss_before, trained.loss_after, trained.n_held_out, path),
+        )
+        series.clear()
+        return Found(record, None)
 
     def _tensors(
         self, name: str, key: Mapping[str, Any], compute: Callable[[], dict[str, Tensor]]

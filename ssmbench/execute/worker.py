@@ -8,7 +8,7 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ssmbench.execute.executor import load_attempt
+from ssmbench.execute.executor import Step, load_attempt
 from ssmbench.execute.job import Job
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ BEAT_EVERY_S = 5.0
 
 _REPORT_EVERY_S = 0.25
 _REMEMBERED = 1000
+# Far beyond the silence after which the driver gives an attempt up: its process is gone.
+_FORGOTTEN_S = 600.0
 _ARRIVES_S = 10.0
 _is_fresh = True
 
@@ -25,7 +27,7 @@ _is_fresh = True
 class Heard(NamedTuple):
     """What the board knows of a running attempt: its last step, its node, the silence since."""
 
-    step: tuple[str, int, int]
+    step: Step
     node: str
     silent_s: float
 
@@ -40,10 +42,10 @@ class Board:
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         """Start empty; `clock` gives seconds."""
         self._clock = clock
-        self._running: dict[str, tuple[tuple[str, int, int], str, float]] = {}
+        self._running: dict[str, tuple[Step, str, float]] = {}
         self._nodes: OrderedDict[str, str] = OrderedDict()
 
-    def put(self, attempt_id: str, node: str, step: tuple[str, int, int] | None) -> None:
+    def put(self, attempt_id: str, node: str, step: Step | None) -> None:
         """Note an attempt's step; None when it has ended."""
         self._nodes[attempt_id] = node
         while len(self._nodes) > _REMEMBERED:
@@ -56,6 +58,9 @@ class Board:
     def snapshot(self) -> dict[str, Heard]:
         """Give what is known of each running attempt."""
         now = self._clock()
+        gone = [k for k, (_, _, heard_s) in self._running.items() if now - heard_s > _FORGOTTEN_S]
+        for name in gone:
+            del self._running[name]
         return {
             name: Heard(step, node, now - heard_s)
             for name, (step, node, heard_s) in self._running.items()
@@ -78,18 +83,18 @@ def work(target: str, job: Mapping[str, Any], board: Any) -> tuple[str, dict[str
 
     node: str = ray.get_runtime_context().get_node_id()
     voice = _Voice(board, job["attempt_id"], node)
-    told = voice.begin()
     if _is_fresh:
         # A machine may be such that processes die in their first moments: tell who it is.
-        _arrive(told)
+        _arrive(voice.tell())
         _is_fresh = False
+    voice.begin()
     try:
-        outcome = load_attempt(target)(Job.from_json(job), voice.report)
+        return node, load_attempt(target)(Job.from_json(job), voice.report)
     except BaseException:
-        _arrive(voice.end())
+        _arrive(voice.tell())
         raise
-    voice.end()
-    return node, outcome
+    finally:
+        voice.end()
 
 
 def _arrive(message: Any) -> None:
@@ -101,43 +106,49 @@ def _arrive(message: Any) -> None:
 
 
 class _Voice:
-    """An attempt's way to the board: its steps as they come, and signs of life in between."""
+    """An attempt's way to the board: its steps as they come, and signs of life in between.
+
+    A thread says that the attempt has begun, that it lives, and that it has ended: each costs
+    a millisecond that is not the attempt's. Steps are told by the attempt itself, since what
+    measures time knows when nobody else may work.
+    """
 
     def __init__(self, board: Any, attempt_id: str, node: str) -> None:
         self._board, self._attempt_id, self._node = board, attempt_id, node
-        self._step = ("start", 0, 0)
-        self._told_s = 0.0
+        self._step = Step("start", 0, 0)
+        self._told_s = time.monotonic()
         self._ended = threading.Event()
-        self._turn = threading.Lock()
 
-    def begin(self) -> Any:
-        """Say that the attempt has begun, and go on giving signs of life; give the message."""
-        # The attempt may compute for minutes between two reports.
-        threading.Thread(target=self._beat, daemon=True).start()
+    def begin(self) -> None:
+        """Go on giving signs of life until the end; the attempt may be silent for minutes."""
+        threading.Thread(target=self._live, daemon=True).start()
+
+    def report(self, step: str, done: int, total: int, note: str = "", /) -> None:
+        """Tell a step, unless another was told just now."""
+        self._step = Step(step, done, total, note)
+        now = time.monotonic()
+        if now - self._told_s >= _REPORT_EVERY_S:
+            self._told_s = now
+            self.tell()
+
+    def end(self) -> None:
+        """Say that the attempt has ended."""
+        self._ended.set()
+
+    def tell(self) -> Any:
+        """Tell the last step; give the message."""
         return self._tell(self._step)
 
-    def report(self, step: str, done: int, total: int) -> None:
-        """Tell a step, unless the last one was told just now."""
-        before, self._step = self._step, (step, done, total)
-        now = time.monotonic()
-        if step != before[0] or now - self._told_s >= _REPORT_EVERY_S:
-            self._told_s = now
-            self._tell(self._step)
+    def _live(self) -> None:
+        self.tell()
+        # Steps that followed one another quickly were not told: once, do not let it wait.
+        pause_s = _REPORT_EVERY_S * 4
+        while not self._ended.wait(pause_s):
+            self.tell()
+            pause_s = BEAT_EVERY_S
+        self._tell(None)
 
-    def end(self) -> Any:
-        """Say that the attempt has ended; give the message."""
-        self._ended.set()
-        with self._turn:
-            return self._tell(None)
-
-    def _beat(self) -> None:
-        while not self._ended.wait(BEAT_EVERY_S):
-            # Not after the end: the board would wait for the dead.
-            with self._turn:
-                if not self._ended.is_set():
-                    self._tell(self._step)
-
-    def _tell(self, step: tuple[str, int, int] | None) -> Any:
+    def _tell(self, step: Step | None) -> Any:
         # Whatever happens to the board is not the attempt's business.
         with contextlib.suppress(Exception):
             return self._board.put.remote(self._attempt_id, self._node, step)

@@ -14,8 +14,10 @@ from pydantic import BaseModel, ValidationError
 from ssmbench import plugins
 from ssmbench.errors import SsmbenchError
 from ssmbench.grid.catalogue import Known, catalogue
+from ssmbench.grid.check_fine_tune import check_fine_tune, drops_tokens
 from ssmbench.grid.check_methods import check_method
 from ssmbench.grid.check_texts import check_text
+from ssmbench.grid.fine_tune_entry import NONE, TRAINING, FineTuneEntry
 from ssmbench.grid.schema import SUITE_KEYS, MethodEntry, ModelEntry, SuiteEntry
 from ssmbench.grid.scope import (
     FOLDER_OR_HUB,
@@ -28,7 +30,7 @@ from ssmbench.grid.scope import (
 from ssmbench.models import source
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from ssmbench.grid.yaml_source import Loc, Problem
 
@@ -40,10 +42,12 @@ def check(scope: Scope) -> Iterator[Problem]:
     models = list(_entries(scope, "models", ModelEntry))
     methods = list(_entries(scope, "methods", MethodEntry))
     suites = list(_entries(scope, "suites", SuiteEntry))
+    trainings = list(_entries(scope, "fine_tune", FineTuneEntry))
+    kinds = dict.fromkeys([NONE, *(training.fine_tune for _, training in trainings)])
     for loc, model in models:
         if model.label not in scope.overridden:
             yield from _model(scope, loc, model)
-    names = dict.fromkeys(model.label for _, model in models)
+    names = {model.label: model for _, model in models}
     for loc, method in methods:
         yield from check_method(scope, loc, method, names)
     chains = dict.fromkeys(method.method for _, method in methods)
@@ -51,17 +55,35 @@ def check(scope: Scope) -> Iterator[Problem]:
         yield from _suite(scope, loc, suite)
         yield from check_patterns(scope, (*loc, "methods"), "method", suite.methods, chains)
         yield from check_patterns(scope, (*loc, "models"), "model", suite.models, names)
+        yield from check_patterns(scope, (*loc, "fine_tune"), "training", suite.fine_tune, kinds)
     for loc, method in methods if suites else ():
-        for name in filter(method.is_for, names):
-            if not any(suite.is_for(name, method.method) for _, suite in suites):
-                text = f"no suite of the grid measures '{method.method}' on '{name}'"
-                yield scope.problem((*loc, "method"), f"{text}; expected at least one")
+        yield from _measured(scope, loc, method, names, trainings, [suite for _, suite in suites])
     yield from check_repeats(scope, ((loc, m.label) for loc, m in models), "model")
     yield from check_repeats(scope, ((loc, _same(m)) for loc, m in methods), "method")
     yield from check_repeats(scope, ((loc, _same(s)) for loc, s in suites), "suite")
     yield from check_repeats(scope, scope.items(("seeds",)), "seed")
+    yield from check_fine_tune(scope, trainings, methods, names, [suite for _, suite in suites])
     for loc in (("calibration",), *((*loc, "calibration") for loc, _ in methods)):
         yield from check_text(scope, loc, [suite for _, suite in suites])
+
+
+def _measured(
+    scope: Scope,
+    loc: Loc,
+    method: MethodEntry,
+    models: Iterable[str],
+    trainings: Sequence[tuple[Loc, FineTuneEntry]],
+    suites: Sequence[SuiteEntry],
+) -> Iterator[Problem]:
+    """Find cells of a method that no suite is for."""
+    drops = drops_tokens(method.method)
+    for name in filter(method.is_for, models):
+        found = [t.fine_tune for _, t in trainings if t.is_for(name, method.method, drops=drops)]
+        for kind in dict.fromkeys(found) if trainings else (NONE,):
+            if not any(suite.is_for(name, method.method, kind) for suite in suites):
+                after = "" if kind == NONE else f" after {kind}"
+                text = f"no suite of the grid measures '{method.method}'{after} on '{name}'"
+                yield scope.problem((*loc, "method"), f"{text}; expected at least one")
 
 
 def _entries(scope: Scope, key: str, kind: type[Entry]) -> Iterator[tuple[Loc, Entry]]:
@@ -160,7 +182,11 @@ def _recognised(scope: Scope, loc: Loc, text: str, family: str | None) -> Iterat
 
 
 def _suite(scope: Scope, loc: Loc, entry: SuiteEntry) -> Iterator[Problem]:
-    names = plugins.names("suite")
+    if entry.suite == TRAINING:
+        text = "every trained cell has 'training' by itself; expected it not to be listed"
+        yield scope.problem((*loc, "suite"), text)
+        return
+    names = [name for name in plugins.names("suite") if name != TRAINING]
     if entry.suite not in names:
         yield unknown_name(scope, (*loc, "suite"), "suite", entry.suite, names)
         return

@@ -10,8 +10,9 @@ from pydantic import ValidationError
 
 from ssmbench import plugins
 from ssmbench.grid.check_match import check_match
+from ssmbench.grid.forms import DENSE
 from ssmbench.grid.messages import unknown_key
-from ssmbench.grid.schema import DENSE, METHOD_KEYS
+from ssmbench.grid.schema import METHOD_KEYS
 from ssmbench.grid.scope import (
     Scope,
     check_params,

@@ -1,4 +1,4 @@
-"""Whether the texts that methods look at exist, and are none that a suite scores."""
+"""Whether the texts that methods and trainings look at exist, and are none that a suite scores."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ssmbench import plugins
 from ssmbench.errors import suggest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from ssmbench.grid.schema import SuiteEntry
     from ssmbench.grid.scope import Scope
@@ -26,22 +26,25 @@ TEXTS = ("c4", "tinyworld", "wikitext")
 _SUFFIXES = (".txt", ".jsonl")
 
 
-def check_text(scope: Scope, loc: Loc, suites: Sequence[SuiteEntry]) -> Iterator[Problem]:
-    """Check one `calibration` of the grid, its own or a method's.
+def check_text(
+    scope: Scope, loc: Loc, suites: Sequence[SuiteEntry], *, known: Collection[str] = TEXTS
+) -> Iterator[Problem]:
+    """Check the `data` of one `calibration` of the grid, its own or a method's, or of a training.
 
     Args:
         scope: the grid.
         loc: where it stands.
         suites: the grid's.
+        known: the texts that it may name.
     """
     at = (*loc, "data")
     data = scope.raw(at)
-    if not isinstance(data, str) or not data or data in TEXTS:
+    if not isinstance(data, str) or not data or data in known:
         return
     path = scope.folder / Path(data).expanduser()
     if not path.exists():
         text = f"there is no text called '{data}', nor a file or folder beside the grid"
-        yield scope.problem(at, f"{text}.{suggest(data, TEXTS)}")
+        yield scope.problem(at, f"{text}.{suggest(data, known)}")
         return
     for suite in suites:
         scored = scored_files(suite.suite, suite.params_from(scope.folder), None)
@@ -72,7 +75,7 @@ def scored_files(suite: str, params: Mapping[str, Any], data: Path | None) -> li
 
 
 def overlap(text: Path, scored: Iterable[Path]) -> Path | None:
-    """Give the first scored file that a calibration text holds, itself or a copy of it.
+    """Give the first scored file that a text to look at holds, itself or a copy of it.
 
     Args:
         text: a file, or a folder of .txt and .jsonl files.

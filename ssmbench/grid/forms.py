@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
@@ -9,6 +10,7 @@ from pydantic.functional_validators import BeforeValidator
 from pydantic.json_schema import WithJsonSchema
 
 MAX_SEED = 2**32 - 1
+DENSE = "dense"
 
 Name = Annotated[str, Field(min_length=1)]
 Ratio = Annotated[float, Field(ge=0, lt=1)]
@@ -87,6 +89,11 @@ Patterns = Annotated[
     BeforeValidator(_listed_names),
     _one_or_list({"type": "string", "minLength": 1}),
 ]
+
+
+def among(name: str, patterns: tuple[str, ...] | None) -> bool:
+    """Whether a name matches one of some patterns; no patterns mean every name."""
+    return patterns is None or any(fnmatchcase(name, p) for p in patterns)
 
 
 def gather(value: Any, *, name: str, known: tuple[str, ...]) -> Any:

@@ -51,6 +51,7 @@ _BOUNDS = {
 _SHORTHAND = {
     "ModelEntry": "a model's name or a mapping such as {path: FOLDER}",
     "MethodEntry": "a method's name or a mapping such as {method: NAME, ratio: 0.5}",
+    "FineTuneEntry": "none, kd, ce, dense+sparse or a mapping such as {fine_tune: kd, steps: 200}",
     "SuiteEntry": "a suite's name or a mapping such as {suite: NAME}",
 }
 

@@ -7,33 +7,36 @@ validation, so that every part of a read grid has one form.
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field, JsonValue, model_validator
-from pydantic.functional_validators import BeforeValidator
-from pydantic.json_schema import WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from ssmbench.grid.forms import Name, Part, Patterns, Ratios, Seed, gather, open_mapping, or_name
+from ssmbench.grid.fine_tune_entry import NONE, FineTuneEntry
+from ssmbench.grid.forms import (
+    DENSE,
+    Name,
+    Part,
+    Patterns,
+    Ratios,
+    Seed,
+    among,
+    gather,
+    open_mapping,
+    or_name,
+)
+from ssmbench.grid.resources import ResourcesEntry
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-DTYPES = ("float32", "bfloat16", "float16")
 
 # Texts that suites know by name; a folder beside the grid that is called so is not meant.
 TEXTS = ("c4", "pg19", "tinyworld", "wikitext")
 
 # The keys of a method's entry that are the grid's; all others are the method's own parameters.
 METHOD_KEYS = ("method", "ratio", "models", "calibration")
-SUITE_KEYS = ("suite", "methods", "models")
-DENSE = "dense"
-
-
-def _among(name: str, patterns: tuple[str, ...] | None) -> bool:
-    return patterns is None or any(fnmatchcase(name, p) for p in patterns)
+SUITE_KEYS = ("suite", "methods", "models", "fine_tune")
 
 
 class ModelEntry(Part):
@@ -140,7 +143,7 @@ class MethodEntry(Part):
 
     def is_for(self, model: str) -> bool:
         """Whether the entry is meant for the model of this name."""
-        return _among(model, self.models)
+        return among(model, self.models)
 
 
 class SuiteEntry(Part):
@@ -159,6 +162,11 @@ class SuiteEntry(Part):
         description="Only for these models of the grid: names or patterns, one or a list; for "
         "all if left out.",
     )
+    fine_tune: Patterns | None = Field(
+        default=None,
+        description="Only for cells trained so (`none`, `kd`, …; one or a list), and untrained "
+        "dense ones; for all if left out.",
+    )
     params: dict[str, JsonValue] = Field(default={}, description="The suite's own parameters.")
 
     @model_validator(mode="before")
@@ -166,12 +174,16 @@ class SuiteEntry(Part):
     def _widen(cls, value: Any) -> Any:
         return gather(value, name="suite", known=SUITE_KEYS)
 
-    def is_for(self, model: str, method: str) -> bool:
-        """Whether the entry is meant for a model's cells of a method or chain.
+    def is_for(self, model: str, method: str, fine_tune: str = NONE) -> bool:
+        """Whether the entry is meant for a model's cells of a method or chain, trained so.
 
         Dense cells are measured by every suite that is meant for their model.
         """
-        return _among(model, self.models) and (method == DENSE or _among(method, self.methods))
+        if method == DENSE:
+            meant = fine_tune == NONE or among(fine_tune, self.fine_tune)
+        else:
+            meant = among(method, self.methods) and among(fine_tune, self.fine_tune)
+        return meant and among(model, self.models)
 
     def params_from(self, folder: Path) -> dict[str, JsonValue]:
         """Give the parameters, with a file or folder named by `data` made absolute.
@@ -187,41 +199,6 @@ class SuiteEntry(Part):
         return self.params
 
 
-class TimingResources(Part):
-    """What differs for attempts that measure time; what is left out stays the same."""
-
-    num_cpus: Annotated[float, Field(ge=0)] | None = None
-    num_gpus: Annotated[float, Field(ge=0)] | None = None
-    memory_gb: Annotated[float, Field(gt=0)] | None = None
-    accelerator_type: Name | None = None
-    labels: dict[str, str] | None = None
-
-
-class ResourcesEntry(Part):
-    """What one attempt of a cell is given; none of it changes a number."""
-
-    num_cpus: Annotated[float, Field(ge=0)] = Field(default=1, description="Processor cores.")
-    num_gpus: Annotated[float, Field(ge=0)] = Field(
-        default=0, description="GPUs; 0 runs on the processor."
-    )
-    memory_gb: Annotated[float, Field(gt=0)] | None = Field(
-        default=None, description="Main memory to reserve, where it should be."
-    )
-    accelerator_type: Name | None = Field(default=None, description="As Ray names it, e.g. H100.")
-    labels: dict[str, str] = Field(default={}, description="Ray label selectors.")
-    timing: TimingResources | None = Field(
-        default=None, description="What differs for the suites that measure time."
-    )
-
-
-def _no_training(value: Any) -> Any:
-    if value == "none":
-        return value
-    found = f"'{value}'" if isinstance(value, str) else "a description of a training"
-    message = "found {found}; expected 'none': this version of ssmbench cannot fine-tune yet"
-    raise PydanticCustomError("ours", message, {"found": found})
-
-
 class Grid(Part):
     """A whole grid: every model × method × ratio × seed, measured by every suite."""
 
@@ -232,12 +209,12 @@ class Grid(Part):
     methods: Annotated[tuple[MethodEntry, ...], Field(min_length=1)] = Field(
         description="A list of methods, with their ratios."
     )
-    fine_tune: Annotated[
-        tuple[
-            Annotated[str, BeforeValidator(_no_training), WithJsonSchema({"const": "none"})], ...
-        ],
-        Field(min_length=1),
-    ] = Field(default=("none",), description="Training after compression: only `none` so far.")
+    fine_tune: Annotated[tuple[FineTuneEntry, ...], Field(min_length=1)] = Field(
+        default=(FineTuneEntry(fine_tune="none"),),
+        description="A list of trainings after compression: every compressed model is a cell with "
+        "each of them that applies to it.",
+        json_schema_extra={"default": [NONE]},
+    )
     suites: Annotated[tuple[SuiteEntry, ...], Field(min_length=1)] = Field(
         description="A list of suites: what is measured."
     )
@@ -261,6 +238,10 @@ class Grid(Part):
     )
     timeout_min: Annotated[float, Field(gt=0)] = Field(
         default=120, description="An attempt that takes longer is stopped."
+    )
+    checkpoint_min: Annotated[float, Field(gt=0)] = Field(
+        default=10,
+        description="How often a training is saved, to continue from there if it is cut off.",
     )
 
 

@@ -79,11 +79,12 @@ class _Scan(torch.autograd.Function):
         return y, h.clone() if not entering else h
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         dy, dh = grads
         du, dt, At, B, C, *entering = ctx.saved_tensors
         g_du, g_dt = torch.empty_like(du), torch.empty_like(dt)
-        g_B, g_C, g_At = torch.empty_like(B), torch.empty_like(C), torch.zeros_like(At)
+        g_B, g_C = torch.empty_like(B), torch.empty_like(C)
+        g_At = torch.zeros_like(At) if ctx.needs_input_grad[2] else None
         dh = dh.clone()
         for i in range(len(entering) - 1, -1, -1):
             span = slice(i * BLOCK, (i + 1) * BLOCK)
@@ -102,5 +103,6 @@ class _Scan(torch.autograd.Function):
             g_log[:, 1:].mul_(states[:, :-1])
             g_log[:, 0].mul_(entering[i])
             torch.sum(torch.mul(g_log, At, out=decay), 2, out=g_dt[:, span])
-            g_At += g_log.mul_(dt[:, span, None]).sum((0, 1))
+            if g_At is not None:
+                g_At += g_log.mul_(dt[:, span, None]).sum((0, 1))
         return g_du, g_dt, g_At, g_B, g_C, dh

@@ -7,9 +7,11 @@ expanded to heads, so the two state products of a chunk are one matrix product e
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 CHUNK = 64
 # Rows of the batch are taken together while their decay matrices fit this many elements: past
@@ -112,14 +114,46 @@ def _span(
         S = torch.addcmul(added[:, i], S, kept[:, i])
     from_state = torch.matmul(Cg, torch.stack(entering, 1)).transpose(2, 3)
 
-    # Inside a chunk. exp2 has no slow path where it underflows, unlike exp; above the diagonal
-    # the difference is clamped to 0 only to stay finite, since tril zeroes it.
-    scores = torch.matmul(Cg, Bg.transpose(-1, -2)).tril()
-    ch = cs.transpose(2, 3)
-    decay = torch.exp2((ch[..., :, None] - ch[..., None, :]).to(x.dtype).clamp_max(0))
-    mixed = (decay.view(b, c, g, r, q, q) * scores[:, :, :, None]).view(b, c, h, q, q)
+    # Inside a chunk.
+    scores = torch.matmul(Cg, Bg.transpose(-1, -2))
+    mixed = _Decayed.apply(cs.transpose(2, 3), scores)  # type: ignore[no-untyped-call]
     within = torch.matmul(mixed, xc.transpose(2, 3)).transpose(2, 3)
 
     entered = torch.exp2(cs.to(x.dtype))[..., None]
     y = torch.addcmul(within, from_state.reshape(b, c, q, h, p), entered)
     return y.reshape(b, length, h, p), S
+
+
+class _Decayed(torch.autograd.Function):
+    """What a chunk's positions take from its earlier ones: 2^(cs_i − cs_j) · scores_ij, i ≥ j.
+
+    Takes cs (b, c, h, q), float64, and scores (b, c, g, q, q); gives (b, c, h, q, q), 0 above the
+    diagonal. The largest tensors of a scan are of this shape: by autograd's own rules the backward
+    pass would make twice as many of them, half in float64.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, cs: Tensor, scores: Tensor) -> Tensor:
+        b, c, h, q = cs.shape
+        g = scores.shape[2]
+        scores = scores.tril()[:, :, :, None]
+        # exp2 has no slow path where it underflows, unlike exp; above the diagonal the difference
+        # is clamped to 0 only to stay finite, since tril zeroes it.
+        decay = (cs[..., :, None] - cs[..., None, :]).to(scores.dtype).clamp_max_(0).exp2_()
+        decay = decay.view(b, c, g, h // g, q, q)
+        if any(ctx.needs_input_grad):
+            ctx.save_for_backward(decay, scores)
+            mixed = decay * scores
+        else:
+            mixed = decay.mul_(scores)
+        return mixed.view(b, c, h, q, q)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        decay, scores = ctx.saved_tensors
+        product = grad.reshape(decay.shape) * decay
+        of_scores = product.sum(3).tril_()
+        product.mul_(scores)
+        of_cs = (product.sum(-1) - product.sum(-2)).mul_(math.log(2)).flatten(2, 3)
+        return of_cs.double(), of_scores

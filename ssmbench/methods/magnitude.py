@@ -74,6 +74,11 @@ def magnitude_keep(
     return keep_largest(scores.flatten(), ratio).view(weight.shape)
 
 
+def zeros(model: Decoder, params: Params) -> float:
+    """Measure the fraction of zeros among the targeted weights: they stay when others train."""
+    return zero_fraction(model, params.targets, params.layers)
+
+
 def compress(
     model: Decoder,
     *,
@@ -95,4 +100,4 @@ def compress(
         weight = projection.module.weight
         keep = magnitude_keep(weight, ratio, per=params.per, pattern=params.pattern)
         apply_mask(weight, keep)
-    return zero_fraction(model, params.targets, params.layers)
+    return zeros(model, params)

@@ -61,6 +61,13 @@ def needs(params: Params) -> frozenset[str]:
     return frozenset({"seed"})
 
 
+def zeros(model: Decoder, params: Params) -> float | None:
+    """Measure the fraction of zeros among the targeted weights; None where units are removed."""
+    if params.unit != "weight":
+        return None
+    return zero_fraction(model, params.targets, params.layers)
+
+
 def compress(model: Decoder, *, ratio: float, params: Params, context: MethodContext) -> float:
     """Remove units that the seed alone chooses, in place.
 

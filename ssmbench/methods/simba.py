@@ -129,6 +129,7 @@ def compress(model: Decoder, *, ratio: float, params: Params, context: MethodCon
     model.reducer = TokenReducer(
         score=partial(_score, params=params, seed=context.seed),
         counts=drop.counts,
+        at=lambda ratio: counts(model.description, ratio=ratio, params=params),
         before_scan=drop.before_scan,
         chunk=drop.chunk,
         ranking=drop.score,

@@ -104,6 +104,7 @@ def compress(model: Decoder, *, ratio: float, params: Params, context: MethodCon
     model.reducer = TokenReducer(
         score=_importance,
         counts=drop.counts,
+        at=lambda ratio: drops(model.description, ratio=ratio, params=params).counts,
         select=partial(merging.select, **params.model_dump(exclude={"anchors"})),
         ranking=drop.score,
     )

@@ -86,6 +86,11 @@ def wanda_keep(
     return keep_pattern(scores, pattern) if pattern else keep_largest(scores, ratio)
 
 
+def zeros(model: Decoder, params: Params) -> float:
+    """Measure the fraction of zeros among the targeted weights: they stay when others train."""
+    return zero_fraction(model, params.targets, params.layers)
+
+
 def compress(model: Decoder, *, ratio: float, params: Params, context: MethodContext) -> float:
     """Zero floor(in · ratio) weights of every output row of the targeted projections, in place.
 
@@ -107,7 +112,7 @@ def compress(model: Decoder, *, ratio: float, params: Params, context: MethodCon
         weight = projection.module.weight
         keep = wanda_keep(weight, norm.to(weight.device), ratio, pattern=params.pattern)
         apply_mask(weight, keep)
-    return zero_fraction(model, params.targets, params.layers)
+    return zeros(model, params)
 
 
 def _norms_layer_by_layer(

@@ -153,21 +153,41 @@ class Decoder(nn.Module):
         if self.reducer is None or not forest.prompted:
             h, _, state = self._layers(forest, state, None, keep_state=keep_state)
             return h, state
-        parts = rounds(forest, self.reducer.chunk)
+        h, index, state = self._reduced(forest, self.reducer, state, keep_state=keep_state)
+        dropped = h.new_full((len(forest.tokens), h.shape[1]), torch.nan)
+        return dropped.index_copy(0, index, h), state
+
+    def left(self, forest: Forest, reducer: Reducer) -> tuple[Tensor, Tensor]:
+        """Run all layers over prompts of which a reducer, the model's own or another, drops tokens.
+
+        Args:
+            forest: n tokens, prompted.
+            reducer: drops them.
+
+        Returns:
+            (m, d_model) after the final norm, of the tokens that are left, and their indices (m,)
+            in the forest's flat order.
+        """
+        h, index, _ = self._reduced(forest, reducer, None, keep_state=False)
+        return h, index
+
+    def _reduced(
+        self, forest: Forest, reducer: Reducer, state: State | None, *, keep_state: bool
+    ) -> tuple[Tensor, Tensor, State]:
+        """Give what `_layers` does, of all chunks, with indices into the whole forest."""
+        parts = rounds(forest, reducer.chunk)
         if len(parts) > 1 and state is not None:
             raise ValueError("found a state before prompts in chunks; expected these to begin anew")
-        found = None
+        found, indices = [], []
         for part in parts:
             keeps = keep_state or part is not parts[-1]
-            reduction = self.reducer.begin(part.forest)
+            reduction = reducer.begin(part.forest)
             state = part.entering(state)
             h, alive, state = self._layers(part.forest, state, reduction, keep_state=keeps)
-            if found is None:
-                found = h.new_full((len(forest.tokens), h.shape[1]), torch.nan)
-            found = found.index_copy(0, part.index[alive], h)
-        assert found is not None
+            found.append(h)
+            indices.append(part.index[alive])
         assert state is not None
-        return found, state
+        return torch.cat(found), torch.cat(indices), state
 
     def _layers(
         self, forest: Forest, state: State | None, reduction: Reduction | None, *, keep_state: bool

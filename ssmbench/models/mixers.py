@@ -6,6 +6,7 @@ sees the tensor that truly enters it, and LoRA on it truly acts.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ from ssmbench.models.rows import over_stages
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from contextlib import AbstractContextManager
 
     from ssmbench.models.forest import Forest, Stage
     from ssmbench.models.reduction import Watch
@@ -135,7 +137,8 @@ class SSDMixer(nn.Module):
             log_decay, weight = -dt, None if valid is None else valid.to(x.dtype)
         else:
             log_decay, weight = -dt * torch.exp(self.A_log.float()), dt
-        y, ssm = ssd(x, log_decay, weight, B, C, D=self.D.float(), state=ssm)
+        with _as_given(x.device):
+            y, ssm = ssd(x, log_decay, weight, B, C, D=self.D.float(), state=ssm)
         return stage.flat(y.flatten(-2)), (tail, ssm)
 
 
@@ -194,8 +197,17 @@ class SelectiveScanMixer(nn.Module):
         if stage.valid is not None:
             dt = dt * stage.valid[..., None]
         A = -torch.exp(self.A_log.float())
-        y, ssm = selective_scan(x.float(), dt, A, B.float(), C.float(), D=self.D.float(), state=ssm)
+        scanned = (x.float(), dt, A, B.float(), C.float())
+        with _as_given(x.device):
+            y, ssm = selective_scan(*scanned, D=self.D.float(), state=ssm)
         return stage.flat(y), (tail, ssm)
+
+
+def _as_given(device: torch.device) -> AbstractContextManager[None]:
+    """Let a scan run in the type of its inputs, also where projections run in half precision."""
+    if not torch.is_autocast_enabled(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def thinned(rows: Iterable[Tensor], stage: Stage, kept: Stage, index: Tensor) -> list[Tensor]:

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from ssmbench import plugins
+from ssmbench.grid.fine_tune import Recipe
+from ssmbench.plan.labels import step_label, training_label
 
 if TYPE_CHECKING:
     from ssmbench.plan.matched import Matched
@@ -127,10 +128,23 @@ class Calibration:
 
 @dataclass(frozen=True)
 class FineTune:
-    """Training after compression; `kind` "none" trains nothing."""
+    """Training after compression; `kind` "none" trains nothing.
+
+    `params` are the other fields of the recipe, every one that applies. Its data are a known
+    text's name or "sha256:" and the content's hash, in which case `path` says where the file or
+    folder is.
+    """
 
     kind: str = identity(default="none")
     params: Mapping[str, Any] = identity(default_factory=dict, hash=False)
+    path: str | None = runtime(default=None)
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """The training; None where nothing is trained."""
+        if self.kind == "none":
+            return None
+        return Recipe.model_validate({"kind": self.kind, **self.params})
 
 
 @dataclass(frozen=True)
@@ -161,10 +175,10 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """A short name for people: `zoo-mamba-s · wanda 0.5 (targets=in_proj) · seed 7`."""
-        parts = [self.model.name, " + ".join(map(_step_label, self.steps))]
+        """A short name for people: `zoo-mamba-s · wanda 0.5 (targets=in_proj) · kd · seed 7`."""
+        parts = [self.model.name, " + ".join(map(step_label, self.steps))]
         if self.fine_tune.kind != "none":
-            parts.append(self.fine_tune.kind)
+            parts.append(training_label(self.fine_tune, self.dtype))
         if self.seed:
             parts.append(f"seed {self.seed}")
         return " · ".join(parts)
@@ -186,24 +200,6 @@ class Cell:
             seed=data["seed"],
             dtype=data["dtype"],
         )
-
-
-def _step_label(step: Step) -> str:
-    """Name a step with its ratio and those parameters that are not the method's defaults."""
-    if step.name == "dense":
-        return step.name
-    usual = default_params(step.name)
-    told = [f"{k}={v}" for k, v in step.params.items() if usual.get(k, v) != v]
-    return f"{step.name} {step.ratio:g}" + (f" ({', '.join(told)})" if told else "")
-
-
-@cache
-def default_params(method: str) -> Mapping[str, Any]:
-    """Give a method's default parameters; nothing for one that this version does not know."""
-    if method not in plugins.names("method"):
-        return {}
-    defaults: dict[str, Any] = plugins.load("method", method).Params().model_dump(mode="json")
-    return defaults
 
 
 @dataclass(frozen=True)
@@ -255,7 +251,8 @@ class Entry:
     """A cell with the suites that the grid wants of it and what it may use.
 
     `timing` is what an attempt that measures time gets, where the grid says so; else None.
-    `match` says how the ratio was found, where it was asked to match another model's FLOPs.
+    `checkpoint_s` is how often a training is saved. `match` says how the ratio was found, where
+    it was asked to match another model's FLOPs.
     """
 
     cell: Cell
@@ -264,6 +261,7 @@ class Entry:
     timeout_s: float
     batch_tokens: int
     timing: Resources | None = None
+    checkpoint_s: float = 600
     match: Matched | None = None
 
     def resources_for(self, kind: Kind) -> Resources:

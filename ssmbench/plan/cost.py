@@ -10,12 +10,14 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
 from ssmbench import plugins
+from ssmbench.grid.fine_tune_entry import TRAINING
 from ssmbench.models.flops import forward_flops
 from ssmbench.plan.resolve import describe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from ssmbench.grid.fine_tune import Recipe
     from ssmbench.plan.cells import Calibration, Cell, Resources, Suite
     from ssmbench.plan.history import History, Records
 
@@ -57,22 +59,22 @@ class Costs:
         self._lines = self._fit(history)
 
     def flops(self, cell: Cell, suites: Iterable[Suite]) -> int | None:
-        """Estimate the FLOPs of compressing a cell and measuring these suites; None if unknown."""
+        """Estimate the FLOPs of compressing, training and measuring; None if unknown."""
         per_token = self._flops_per_token(cell)
         if per_token is None:
             return None
-        tokens = sum(map(self._suite_tokens, suites)) + calibration_tokens(cell.calibration)
-        return round(tokens * per_token)
+        tokens = sum(self._tokens_for(cell, suite) for suite in suites)
+        return round((tokens + calibration_tokens(cell.calibration)) * per_token)
 
     def seconds(self, cell: Cell, suites: Iterable[Suite], resources: Resources) -> float | None:
-        """Estimate the seconds of compressing and measuring; None if the FLOPs are unknown."""
+        """Estimate the seconds of compressing, training and measuring; None if not known."""
         per_token = self._flops_per_token(cell)
         if per_token is None:
             return None
         line, total = _default(resources), 0.0
         for suite in suites:
             line = self._lines.get(suite.name) or self._lines.get(suite.kind) or _default(resources)
-            total += line.seconds(self._suite_tokens(suite) * per_token)
+            total += line.seconds(self._tokens_for(cell, suite) * per_token)
         return total + line.s_per_flop * calibration_tokens(cell.calibration) * per_token
 
     def _flops_per_token(self, cell: Cell) -> float | None:
@@ -82,6 +84,11 @@ class Costs:
             flops = None if found is None else forward_flops(found, tokens=LENGTH) / LENGTH
             self._per_token[source] = flops
         return self._per_token[source]
+
+    def _tokens_for(self, cell: Cell, suite: Suite) -> int:
+        # Until the loss curve is there, the training is still to be done; then it is stored.
+        training = training_tokens(cell.fine_tune.recipe) if suite.name == TRAINING else 0
+        return self._suite_tokens(suite) + training
 
     def _suite_tokens(self, suite: Suite) -> int:
         if suite.id not in self._tokens:
@@ -100,13 +107,28 @@ class Costs:
         for (cell_id, suite_id), seconds in history.seconds.items():
             cell, suite = self._records.cell(cell_id), self._records.suite(suite_id)
             per_token = self._flops_per_token(cell) if cell else None
-            if suite and per_token is not None:
+            # Handing over a loss curve takes no time, which says nothing about other suites.
+            if suite and suite.name != TRAINING and per_token is not None:
                 yield suite, self._suite_tokens(suite) * per_token, seconds
 
 
 def calibration_tokens(calibration: Calibration | None) -> int:
     """Count the tokens that a cell's methods look at."""
     return calibration.samples * calibration.length if calibration else 0
+
+
+def training_tokens(recipe: Recipe | None) -> int:
+    """Count a cell's training in tokens of one forward pass that would cost as much.
+
+    Backwards costs one more for the activations and another for weights that are trained; kd runs
+    the teacher as well, and dense+sparse runs everything a second time, at most over all tokens.
+    """
+    if recipe is None:
+        return 0
+    passes = 2 if recipe.adapters == "lora" else 3
+    passes += recipe.kind == "kd"
+    passes *= 2 if recipe.kind == "dense+sparse" else 1
+    return recipe.steps * recipe.batch * recipe.length * passes
 
 
 def suite_tokens(suite: Suite) -> int:

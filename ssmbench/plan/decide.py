@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from ssmbench.plan.cells import Cell, Entry, Suite, identity_of
 from ssmbench.plan.cost import Costs
 from ssmbench.plan.history import History, Records
+from ssmbench.plan.labels import training_label
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
@@ -177,9 +178,10 @@ def _levels(cell: Cell) -> list[Level]:
         Level(versions, f"method {cell.method} has a new version"),
         Level(params, f"parameters of {cell.method} are new: {shown}"),
         Level(text, f"calibration is new: {data}"),
+        Level(tuned.kind, f"fine-tuning {tuned.kind} is new"),
         Level(
-            (tuned.kind, json.dumps(dict(tuned.params), sort_keys=True)),
-            f"fine-tuning {tuned.kind} is new",
+            json.dumps(dict(tuned.params), sort_keys=True),
+            f"fine-tuning is new: {training_label(tuned, cell.dtype)}",
         ),
         Level(tuple(s.ratio for s in steps), f"ratio {cell.ratio:g} is new"),
         Level(seeds, f"seed {cell.seed} is new"),

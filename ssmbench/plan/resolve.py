@@ -11,6 +11,8 @@ from ssmbench.models import source
 from ssmbench.plan.cells import Model
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ssmbench.grid.schema import ModelEntry
     from ssmbench.models.description import Description
 
@@ -76,7 +78,7 @@ SPLITS = {"c4": "train", "tinyworld": "calibration", "wikitext": "train"}
 
 
 class Text(NamedTuple):
-    """A calibration text, in the words of `cells.Calibration`."""
+    """A text to calibrate or train on, in the words of `cells.Calibration`."""
 
     data: str
     version: int | None = None
@@ -84,15 +86,21 @@ class Text(NamedTuple):
     split: str | None = None
 
 
-def resolve_text(data: str, folder: Path) -> Text:
-    """Find a calibration text: a known set, or a file or folder relative to `folder`."""
-    if data in SPLITS:
+def resolve_text(data: str, folder: Path, splits: Mapping[str, str] = SPLITS) -> Text:
+    """Find a text: a known set, or a file or folder.
+
+    Args:
+        data: as the grid has it.
+        folder: where relative paths start.
+        splits: the known sets, with the part of each that is read; by default calibration's.
+    """
+    if data in splits:
         version = None
         if data == "tinyworld":
             from ssmbench.zoo import tinyworld
 
             version = tinyworld.VERSION
-        return Text(data, version=version, split=SPLITS[data])
+        return Text(data, version=version, split=splits[data])
     path = (folder / Path(data).expanduser()).resolve()
     files = [path] if path.is_file() else sorted(path.rglob("*"))
     content = _hash_files(path, [f for f in files if f.is_file()])

@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
-# What an input of a task costs stands in `inputs.py`.
+# What an input of a task costs stands in `inputs.py`, how fine-tuning went in `training.py`.
 COSTS = ("prompt_tokens", "answer_tokens", "flops_all", "flops_scored")
+LOSSES = ("loss_before", "loss_after")
 _ACCURACIES = {"acc", "acc_norm", "acc_bytes"}
 _PERPLEXITIES = {"perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte"}
 
@@ -53,7 +54,7 @@ def find_panels(metrics: pl.LazyFrame, samples: pl.LazyFrame) -> list[Panel]:
     """
     sampled = set(samples.select("suite_id", "task", "metric").unique().collect().rows())
     panels: dict[tuple[str, str, str], list[dict[str, object]]] = {}
-    metrics = metrics.filter(~pl.col("metric").is_in(COSTS))
+    metrics = metrics.filter(~pl.col("metric").is_in((*COSTS, *LOSSES)))
     facts = metrics.group_by("suite_id", "suite", "task", "metric", maintain_order=True).agg(
         pl.col("limit").first(),
         pl.col("higher_is_better").first(),

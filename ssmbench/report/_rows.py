@@ -3,43 +3,44 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from ssmbench.plan.cells import default_params
+from ssmbench.report._labels import (
+    method_label,
+    recipe_of,
+    settings_of,
+    training_labels,
+    varied_settings,
+)
 from ssmbench.report._table import Column, Shown
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping, Sequence
 
 DENSE = "dense"
-_NOTHING = object()
 NOT_RUN = "not run"
-_SAME = (
-    "model",
-    "fingerprint",
-    "method",
-    "params",
-    "ratio",
-    "fine_tune",
-    "fine_tune_params",
-    "dtype",
-    "calibration",
-)
+UNTRAINED = "none"
+_COMPRESSED = ("model", "fingerprint", "method", "params", "ratio", "dtype", "calibration")
+_TRAINING = ("fine_tune", "fine_tune_params")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row: a model, a method chain with its parameters, a ratio; all its seeds.
+    """One row: a model, a method chain with its parameters, a ratio, a training; all its seeds.
 
     Attributes:
         index: its place in every table.
         key: one text for each of `Rows.columns`.
         cells: cell id -> (seed, why it is not done, or None), by seed.
-        dense: index of the uncompressed row of the same model and dtype, or None.
-        is_dense: whether it is such a row.
+        dense: index of the uncompressed, untrained row of the same model and dtype, or None.
+        is_dense: whether nothing was removed.
+        fine_tune: how it was trained: "none", "kd", …
+        recipe: the parameters of the training.
+        untrained: index of the same row without training, or None; its own where it has none.
+        base: the same number for all rows that differ by their training alone.
     """
 
     index: int
@@ -47,6 +48,10 @@ class Row:
     cells: Mapping[str, tuple[int, str | None]]
     dense: int | None
     is_dense: bool
+    fine_tune: str = UNTRAINED
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    untrained: int | None = None
+    base: int = 0
 
     @property
     def is_done(self) -> bool:
@@ -98,31 +103,53 @@ class Rows:
             begins = False
         return replace(self, rows=tuple(kept), sections=frozenset(starts))
 
+    def paired(self, twins: Mapping[int, int | None]) -> pl.DataFrame:
+        """Give `frame` for some rows alone, which are to be compared with others.
+
+        Args:
+            twins: index of a row -> index of the row that it is compared with, or None.
+        """
+        meant = {*twins, *(i for i in twins.values() if i is not None)}
+        frame = self.frame.filter(pl.col("row").is_in(list(meant)))
+        others = [twins.get(row) for row in frame["row"]]
+        return frame.with_columns(pl.Series("dense_row", others, dtype=pl.Int64))
+
 
 def make_rows(cells: pl.DataFrame) -> Rows:
     """Group the cells of a run into rows, models in the order of the grid, dense first."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for found in cells.iter_rows(named=True):
         cell = {**found, "calibration": _shared_calibration(found)}
-        groups.setdefault(tuple(cell[name] for name in _SAME), []).append(cell)
+        same = tuple(cell[name] for name in (*_COMPRESSED, *_TRAINING))
+        groups.setdefault(same, []).append(cell)
     ordered = _ordered(list(groups.values()))
-    varied = _varied([group[0] for group in ordered])
+    firsts = [group[0] for group in ordered]
+    varied = varied_settings(firsts)
+    trainings = training_labels(firsts)
     shown = _optional_columns(ordered)
-    twins = {_twin(group[0]): i for i, group in enumerate(ordered) if _is_dense(group[0])}
+    twins = {_twin(first): i for i, first in enumerate(firsts) if _is_twin(first)}
+    bases: dict[tuple[Any, ...], int] = {}
+    for first in firsts:
+        bases.setdefault(_compressed(first), len(bases))
+    untrained = {_compressed(c): i for i, c in enumerate(firsts) if c["fine_tune"] == UNTRAINED}
     rows = tuple(
         Row(
             index=i,
-            key=_key(group, varied, shown),
+            key=_key(group, varied, trainings, shown),
             cells={
                 c["cell_id"]: (c["seed"], _reason(c))
                 for c in sorted(group, key=lambda c: int(c["seed"]))
             },
             dense=twins.get(_twin(group[0])),
-            is_dense=_is_dense(group[0]),
+            is_dense=group[0]["method"] == DENSE,
+            fine_tune=group[0]["fine_tune"],
+            recipe=recipe_of(group[0]),
+            untrained=untrained.get(_compressed(group[0])),
+            base=bases[_compressed(group[0])],
         )
         for i, group in enumerate(ordered)
     )
-    models = [(group[0]["model"], group[0]["fingerprint"]) for group in ordered]
+    models = [(first["model"], first["fingerprint"]) for first in firsts]
     starts = {i for i, model in enumerate(models) if i == 0 or model != models[i - 1]}
     links = [
         {"cell_id": cell_id, "row": row.index, "dense_row": row.dense}
@@ -145,28 +172,36 @@ def _shared_calibration(cell: Mapping[str, Any]) -> str | None:
 def _ordered(groups: list[list[dict[str, Any]]]) -> list[list[dict[str, Any]]]:
     models: dict[tuple[str, str], int] = {}
     methods: dict[str, int] = {DENSE: -1}
+    trainings: dict[tuple[str, str], int] = {}
     for group in groups:
         first = group[0]
         models.setdefault((first["model"], first["fingerprint"]), len(models))
         methods.setdefault(first["method"], len(methods))
+        if first["fine_tune"] != UNTRAINED:
+            trainings.setdefault((first["fine_tune"], first["fine_tune_params"]), len(trainings))
 
     def place(group: list[dict[str, Any]]) -> tuple[Any, ...]:
         c = group[0]
         model = models[c["model"], c["fingerprint"]]
-        variant = (c["dtype"], c["fine_tune"], c["fine_tune_params"] or "", c["calibration"] or "")
-        params = json.dumps(_settings(c), sort_keys=True)
-        trained = c["fine_tune"] != "none"
-        return (model, methods[c["method"]], trained, params, c["ratio"], *variant)
+        params = json.dumps(settings_of(c), sort_keys=True)
+        variant = (c["ratio"], c["dtype"], c["calibration"] or "")
+        # A trained row stands under the same one without training.
+        training = trainings.get((c["fine_tune"], c["fine_tune_params"]), -1)
+        return (model, methods[c["method"]], params, *variant, training)
 
     return sorted(groups, key=place)
 
 
-def _is_dense(cell: Mapping[str, Any]) -> bool:
-    return bool(cell["method"] == DENSE and cell["fine_tune"] == "none")
+def _is_twin(cell: Mapping[str, Any]) -> bool:
+    return bool(cell["method"] == DENSE and cell["fine_tune"] == UNTRAINED)
 
 
 def _twin(cell: Mapping[str, Any]) -> tuple[Any, ...]:
     return cell["model"], cell["fingerprint"], cell["dtype"]
+
+
+def _compressed(cell: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(cell[name] for name in _COMPRESSED)
 
 
 def _reason(cell: Mapping[str, Any]) -> str | None:
@@ -175,45 +210,11 @@ def _reason(cell: Mapping[str, Any]) -> str | None:
     return f"failed: {cell['reason']}" if cell["status"] == "failed" else str(cell["reason"])
 
 
-def _settings(cell: Mapping[str, Any]) -> dict[str, Any]:
-    """Give what a chain is set to beside its last ratio, by name."""
-    steps = json.loads(cell["params"])
-    settings: dict[str, Any] = {}
-    for i, step in enumerate(steps):
-        prefix = f"{step['name']}." if len(steps) > 1 else ""
-        settings |= {f"{prefix}{k}": v for k, v in step["params"].items()}
-        settings[f"{prefix}version"] = step["version"]
-        if i < len(steps) - 1:
-            settings[f"{prefix}ratio"] = step["ratio"]
-    calibration = json.loads(cell["calibration"]) if cell["calibration"] else {}
-    return settings | {f"calibration.{k}": v for k, v in calibration.items()}
-
-
-def _usual(cell: Mapping[str, Any]) -> dict[str, Any]:
-    """Give what the parameters among a chain's settings are by default."""
-    steps = json.loads(cell["params"])
-    return {
-        (f"{step['name']}." if len(steps) > 1 else "") + name: value
-        for step in steps
-        for name, value in default_params(step["name"]).items()
-    }
-
-
-def _varied(cells: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Find, for each method, the settings in which its rows differ."""
-    seen: dict[str, dict[str, set[str]]] = {}
-    for cell in cells:
-        values = seen.setdefault(cell["method"], {})
-        for name, value in _settings(cell).items():
-            values.setdefault(name, set()).add(json.dumps(value))
-    return {m: [n for n, found in v.items() if len(found) > 1] for m, v in seen.items()}
-
-
 def _optional_columns(groups: Sequence[Sequence[Mapping[str, Any]]]) -> set[str]:
     """Say which of the key columns tell anything in this run."""
     cells = [group[0] for group in groups]
     shown = set()
-    if any(c["fine_tune"] != "none" for c in cells):
+    if any(c["fine_tune"] != UNTRAINED for c in cells):
         shown.add("fine-tune")
     if len({c["dtype"] for c in cells}) > 1:
         shown.add("dtype")
@@ -237,22 +238,17 @@ def _columns(shown: set[str]) -> tuple[Column, ...]:
 
 
 def _key(
-    group: Sequence[Mapping[str, Any]], varied: Mapping[str, list[str]], shown: set[str]
+    group: Sequence[Mapping[str, Any]],
+    varied: Mapping[str, list[str]],
+    trainings: Mapping[tuple[str, str, str], str],
+    shown: set[str],
 ) -> tuple[Shown, ...]:
     cell = group[0]
-    settings = _settings(cell)
-    usual = _usual(cell)
-    told = [
-        f"{n}={_value(settings[n])}"
-        for n in varied[cell["method"]]
-        if n in settings and settings[n] != usual.get(n, _NOTHING)
-    ]
-    method = f"{cell['method']} ({', '.join(told)})" if told else str(cell["method"])
     texts: dict[str, Any] = {
         "model": cell["model"],
-        "method": method,
+        "method": method_label(cell, varied),
         "ratio": cell["ratio"],
-        "fine-tune": cell["fine_tune"],
+        "fine-tune": trainings[cell["model"], cell["fine_tune"], cell["fine_tune_params"]],
         "dtype": cell["dtype"],
         "seeds": len(group),
     }
@@ -266,9 +262,3 @@ def _key(
         Shown(f"{texts[n]:g}" if n == "ratio" else str(texts[n]), {n.replace("-", "_"): texts[n]})
         for n in names
     )
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, list):
-        return "+".join(map(str, value))
-    return str(value)

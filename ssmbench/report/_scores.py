@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 Z95 = 1.96
+DENSE = "dense"
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ def scores(
     links: pl.DataFrame,
     *,
     differences: bool = True,
+    other: str = DENSE,
 ) -> dict[Key, Score]:
     """Compute every score of a run.
 
@@ -107,6 +109,7 @@ def scores(
         samples: the table of that name.
         links: cell_id, row, dense_row (see `_rows.Rows.frame`).
         differences: whether to pair the documents too, which takes longest.
+        other: what the rows are that `dense_row` names, for people.
     """
     found = metrics.join(links.lazy(), on="cell_id").collect()
     kinds = _pairs.sample_kinds(metrics, samples)
@@ -139,7 +142,7 @@ def scores(
             value=row["value"],
             stderr=stderr,
             seeds=seeds,
-            difference=_difference(row, sample_key, dense_of, changes),
+            difference=_difference(row, sample_key, dense_of, changes, other),
             n=row["n"],
             reason=row["reason"] if row["value"] is None else None,
         )
@@ -205,27 +208,28 @@ def _difference(
     key: Key,
     dense_of: Mapping[int, int | None],
     changes: Mapping[Key, Mapping[str, object]] | None,
+    other: str,
 ) -> Difference:
     if changes is None:
         return Difference(None, reason="not asked for")
     dense = dense_of[key[0]]
     if dense is None:
-        return Difference(None, reason="no dense cell of this model and dtype in this run")
+        return Difference(None, reason=f"no {other} cell of this model and dtype in this run")
     if dense == key[0]:
-        return Difference(None, reason="dense")
+        return Difference(None, reason=other)
     if row["value"] is None or not row["kind"]:
         why = "no score" if row["value"] is None else "no per-document values"
-        return Difference(None, reason=f"no difference to dense: {why}")
+        return Difference(None, reason=f"no difference to {other}: {why}")
     found = changes[key]
     if not found["n_dense"]:
-        return Difference(None, reason="the dense cell has no score here")
+        return Difference(None, reason=f"the {other} cell has no score here")
     if found["n_paired"] != found["n_documents"] or found["n_paired"] != found["n_dense"]:
-        why = f"{found['n_documents']} documents here, {found['n_dense']} dense"
-        return Difference(None, reason=f"scored on other documents than dense ({why})")
+        why = f"{found['n_documents']} documents here, {found['n_dense']} {other}"
+        return Difference(None, reason=f"scored on other documents than {other} ({why})")
     if not found["steady"]:
         return Difference(None, reason="the seeds were scored on different documents")
     if not found["same"]:
-        return Difference(None, reason="the documents' token counts differ from dense")
+        return Difference(None, reason=f"the documents' token counts differ from {other}")
     ratio, stderr = found["ratio"], found["stderr"]
     assert isinstance(ratio, float)
     return Difference(ratio, stderr if isinstance(stderr, float) else None)

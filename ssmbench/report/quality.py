@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ssmbench.report._format import fixed, percent, significant
 from ssmbench.report._panels import Panel, find_panels
 from ssmbench.report._rows import Row, Rows, make_rows
-from ssmbench.report._scores import Key, Score, mean_score, no_score, scores
+from ssmbench.report._scores import Difference, Key, Score, mean_score, no_score, scores
 from ssmbench.report._table import Column, Shown, Table, missing
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def mean_scores(
     found = scores(tables["metrics"], tables["samples"], rows.frame, differences=paired)
     for panel in find_panels(tables["metrics"], tables["samples"]):
         if panel.kind == kind:
-            means = {row.index: _mean(panel, row, found) for row in rows.rows}
+            means = {row.index: mean(panel, row, found) for row in rows.rows}
             return panel, {i: s for i, s in means.items() if s.value is not None}
     return None, {}
 
@@ -67,12 +67,12 @@ def _panel_tables(
     panel: Panel, rows: Rows, found: Mapping[Key, Score], *, several: bool
 ) -> list[Table]:
     """Make the table of scores and, unless it fits beside them, that of differences."""
-    names = [_header(panel, column) for column in panel.columns]
-    grid = [[_score(panel, row, found, column) for column in panel.columns] for row in rows.rows]
+    names = [header_of(panel, column) for column in panel.columns]
+    grid = [[score_of(panel, row, found, column) for column in panel.columns] for row in rows.rows]
     if len(panel.averaged) > 1:  # The mean first: a narrow terminal shows it before it splits.
         names.insert(0, "mean")
         for line, row in zip(grid, rows.rows, strict=True):
-            line.insert(0, _mean(panel, row, found))
+            line.insert(0, mean(panel, row, found))
     pairs = list(zip(rows.rows, grid, strict=True))
     cells = [[_shown_score(panel, score, row) for score in line] for row, line in pairs]
     changes = [[shown_difference(panel, score, row) for score in line] for row, line in pairs]
@@ -86,7 +86,8 @@ def _panel_tables(
         columns.insert(1, Column("seed sd"))
         for texts, (_, line) in zip(cells, pairs, strict=True):
             texts.insert(1, _shown_seed_sd(panel, line[0]))
-    title, name = _title(panel, several=several)
+    about, name = names_of(panel, several=several)
+    title, name = f"{TITLE}: {about}", f"quality-{name}"
     warnings = () if panel.limit is None else (not_publishable(panel.limit),)
     extra = _reference_rows(panel, rows, [c.header for c in columns])
     table = Table(
@@ -113,6 +114,7 @@ def _panel_tables(
     return [table, differences]
 
 
+NO_INTERVAL = "one document has no spread: no interval"
 INTERVAL = (
     "Compressed minus dense, paired by document, with its 95 % interval."
     " ▼ below, ▲ above: zero is outside the interval. An interval without width says only that"
@@ -124,15 +126,15 @@ def _joined(rows: Rows, cells: Iterable[Sequence[Shown]]) -> tuple[tuple[Shown, 
     return tuple((*row.key, *line) for row, line in zip(rows.rows, cells, strict=True))
 
 
-def _title(panel: Panel, *, several: bool) -> tuple[str, str]:
-    """Name a panel for people and as a file."""
+def names_of(panel: Panel, *, several: bool) -> tuple[str, str]:
+    """Name a panel for people and as part of a file's name."""
     metrics = {m for _, m in panel.columns}
     what = metrics.pop() if len(metrics) == 1 else panel.metric or panel.kind
     words = [] if what in {panel.suite, "number"} else [what]
     words += ["%"] * (panel.kind == "fraction") + [f"suite {panel.suite_id}"] * several
-    title = f"{TITLE}: {panel.suite}" + (f" ({', '.join(words)})" if words else "")
-    name = f"quality-{panel.suite}-{what}" + (f"-{panel.suite_id}" if several else "")
-    return title, re.sub(r"[^0-9A-Za-z_-]+", "-", name)
+    about = panel.suite + (f" ({', '.join(words)})" if words else "")
+    name = f"{panel.suite}-{what}" + (f"-{panel.suite_id}" if several else "")
+    return about, re.sub(r"[^0-9A-Za-z_-]+", "-", name)
 
 
 def _difference_title(title: str, unit: str) -> str:
@@ -145,19 +147,21 @@ def not_publishable(limit: int) -> str:
     return f"not publishable: first {limit} documents only"
 
 
-def _header(panel: Panel, column: tuple[str, str]) -> str:
+def header_of(panel: Panel, column: tuple[str, str]) -> str:
+    """Name a column of a panel by what tells it from the others: its task, its metric or both."""
     task, metric = column
     if len({m for _, m in panel.columns}) == 1:
         return task
     return metric if len({t for t, _ in panel.columns}) == 1 else f"{task} {metric}"
 
 
-def _score(
+def score_of(
     panel: Panel,
     row: Row,
     found: Mapping[Key, Score],
     column: tuple[str, str],
 ) -> Score:
+    """Give a row's score in one column of a panel, or none with the reason."""
     score = found.get((row.index, panel.suite_id, *column))
     if score is not None:
         return score
@@ -165,10 +169,11 @@ def _score(
     return no_score(reason)
 
 
-def _mean(panel: Panel, row: Row, found: Mapping[Key, Score]) -> Score:
+def mean(panel: Panel, row: Row, found: Mapping[Key, Score]) -> Score:
+    """Give a row's mean over a panel's tasks; of another kind, its first column."""
     if panel.kind != "fraction":
-        return _score(panel, row, found, panel.columns[0])
-    parts = [_score(panel, row, found, c) for c in panel.columns if c[0] in panel.averaged]
+        return score_of(panel, row, found, panel.columns[0])
+    parts = [score_of(panel, row, found, c) for c in panel.columns if c[0] in panel.averaged]
     without = [p for p in parts if p.value is None]
     return without[0] if without and len(without) == len(parts) else mean_score(parts)
 
@@ -176,13 +181,6 @@ def _mean(panel: Panel, row: Row, found: Mapping[Key, Score]) -> Score:
 def _shown_score(panel: Panel, score: Score, row: Row) -> Shown:
     if score.value is None:
         return missing(score.reason or "no score")
-    digits: Callable[[float], str] = percent if panel.kind == "fraction" else significant
-    text = digits(score.value)
-    if score.stderr is not None:
-        # The error is told to the same place as the score that it belongs to.
-        places = len(text.partition(".")[2])
-        error = 100 * score.stderr if panel.kind == "fraction" else score.stderr
-        text = f"{text} ±{fixed(error, places)}"
     interval = score.difference.interval or (None, None)
     numbers = {
         "value": score.value,
@@ -192,7 +190,20 @@ def _shown_score(panel: Panel, score: Score, row: Row) -> Shown:
         "high": interval[1],
         "seed_sd": score.seed_sd,
     }
-    return Shown(_MARKS[score.difference.verdict] + text, numbers, _seeds_missing(score, row))
+    text = _MARKS[score.difference.verdict] + score_text(panel, score.value, score.stderr)
+    return Shown(text, numbers, seeds_missing(score, row))
+
+
+def score_text(panel: Panel, value: float, stderr: float | None) -> str:
+    """Write a score of a panel and its standard error: `41.2 ±1.3`."""
+    digits: Callable[[float], str] = percent if panel.kind == "fraction" else significant
+    text = digits(value)
+    if stderr is None:
+        return text
+    # The error is told to the same place as the score that it belongs to.
+    places = len(text.partition(".")[2])
+    error = 100 * stderr if panel.kind == "fraction" else stderr
+    return f"{text} ±{fixed(error, places)}"
 
 
 def _shown_seed_sd(panel: Panel, score: Score) -> Shown:
@@ -203,7 +214,8 @@ def _shown_seed_sd(panel: Panel, score: Score) -> Shown:
     return Shown(percent(sd) if panel.kind == "fraction" else significant(sd))
 
 
-def _seeds_missing(score: Score, row: Row) -> str | None:
+def seeds_missing(score: Score, row: Row) -> str | None:
+    """Say why a score is the mean of fewer seeds than its row has; None if it is not."""
     if len(score.seeds) >= len(row.cells):
         return None
     why = row.why_missing("the others were not run", but=score.seeds)
@@ -217,12 +229,18 @@ def shown_difference(panel: Panel, score: Score, row: Row) -> Shown:
         return Shown("dense")
     if change.value is None:
         return missing(score.reason or change.reason or "no score")
+    return Shown(change_text(panel, change), note=None if change.interval else NO_INTERVAL)
+
+
+def change_text(panel: Panel, change: Difference) -> str:
+    """Write a difference that has a value, with its 95 % interval and mark if it has one."""
+    assert change.value is not None
     scale, digits = (100.0, 1) if panel.kind == "fraction" else (1.0, 3)
     text = fixed(scale * change.value, digits, sign=True)
     if change.interval is None:
-        return Shown(text, note="one document has no spread: no interval")
+        return text
     low, high = (fixed(scale * v, digits, sign=True) for v in change.interval)
-    return Shown(f"{_MARKS[change.verdict]}{text} [{low}, {high}]", note=None)
+    return f"{_MARKS[change.verdict]}{text} [{low}, {high}]"
 
 
 def _reference_rows(panel: Panel, rows: Rows, headers: Sequence[str]) -> list[tuple[Shown, ...]]:
@@ -232,7 +250,7 @@ def _reference_rows(panel: Panel, rows: Rows, headers: Sequence[str]) -> list[tu
         if panel.kind != "fraction" or not known:
             continue
         told = [known[task] for task in panel.averaged if task in known]
-        values = {_header(panel, column): known.get(column[0]) for column in panel.columns}
+        values = {header_of(panel, column): known.get(column[0]) for column in panel.columns}
         values["mean"] = sum(told) / len(told) if len(told) == len(panel.averaged) else None
         cells = [_reference(name, values[h]) if h in values else Shown("") for h in headers]
         keys = [Shown(""), Shown(name, {"method": name}), *[Shown("")] * (len(rows.columns) - 2)]

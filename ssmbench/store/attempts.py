@@ -77,7 +77,7 @@ def write_suite(
         cell_id: the measured cell.
         attempt_id: this attempt's unique name; letters, digits, `-` and `_`.
         suite: what was measured.
-        result_rows: "metrics", "samples", "latency" and "layers" -> rows without the three ids.
+        result_rows: any of SUITE_TABLES -> rows without the three ids.
         facts: columns of `cells` measured on the compressed model; null where unknown.
         seconds: how long the suite took, for later estimates.
 

@@ -120,6 +120,18 @@ LAYERS = (
     Column("reason", _TEXT, "Why `value` is null."),
 )
 
+TRAINING = (
+    *_ids(),
+    Column("step", _INT, "Optimiser steps done, from 1.", nullable=False),
+    Column("loss", _REAL, "Nats per token: the mean since the row before.", nullable=False),
+    Column("dense_loss", _REAL, "Its part without dropping tokens; null where it is one loss."),
+    Column("sparse_loss", _REAL, "Its part with tokens dropped; likewise."),
+    Column("learning_rate", _REAL, "Of this step."),
+    Column("gradient_norm", _REAL, "Of this step, over all trained weights, before clipping."),
+    Column("tokens", _INT, "Tokens trained on so far.", nullable=False),
+    Column("seconds", _REAL, "Time of the training so far, that of killed attempts included."),
+)
+
 ATTEMPTS = (
     Column("attempt_id", _TEXT, "One execution of one cell.", nullable=False),
     Column("cell_id", _TEXT, "Its cell.", nullable=False),
@@ -147,11 +159,12 @@ TABLES: dict[str, tuple[Column, ...]] = {
     "samples": SAMPLES,
     "latency": LATENCY,
     "layers": LAYERS,
+    "training": TRAINING,
     "attempts": ATTEMPTS,
 }
 
 # Rows that a suite hands over; the rest is derived from the ledger.
-SUITE_TABLES = ("metrics", "samples", "latency", "layers")
+SUITE_TABLES = ("metrics", "samples", "latency", "layers", "training")
 
 _ABOUT = {
     "cells": "One row per cell: what it is, where it stands and what it weighs.",
@@ -159,6 +172,7 @@ _ABOUT = {
     "samples": "One row per document: what paired comparisons are made of.",
     "latency": "One row per cell and timing point.",
     "layers": "One row per cell, suite, layer, measure and place: what happens inside the model.",
+    "training": "One row per fine-tuned cell and point of its loss curve.",
     "attempts": "One row per execution, failed ones included.",
 }
 

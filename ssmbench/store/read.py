@@ -31,7 +31,7 @@ _CHANGED = (
 
 
 def tables(folder: RunFolder) -> dict[str, pl.LazyFrame]:
-    """Give cells, metrics, samples, latency, layers and attempts: see store/columns.py.
+    """Give every table by its name: see store/columns.py.
 
     Only what the ledger has committed is in them. The compacted files are read if they were
     made from the ledger as it stands, else the attempts' own. Safe while a driver writes.
@@ -43,7 +43,10 @@ def tables(folder: RunFolder) -> dict[str, pl.LazyFrame]:
     compact = atomic.local_folder(place)
     if compact is not None:
         sealed.check(compact, mend=f"Delete {place.parent}: it is derived from the rest.")
-        return {t: scan([compact / f"{t}.parquet"], table=t) for t in TABLES}
+        files = {table: compact / f"{table}.parquet" for table in TABLES}
+        # An older version knew fewer tables.
+        if all(file.exists() for file in files.values()):
+            return {table: scan([file], table=table) for table, file in files.items()}
     return live_tables(folder, read_contents(folder))
 
 

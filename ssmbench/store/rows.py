@@ -22,7 +22,7 @@ def suite_frame(
     """Build one table of one suite.
 
     Args:
-        table: "metrics", "samples", "latency" or "layers".
+        table: one of SUITE_TABLES.
         rows: rows without the ids; a column left out is null.
         cell_id: the measured cell.
         suite: what was measured; gives suite_id, suite, limit and device.

@@ -20,7 +20,7 @@ _WORD = re.compile(r"\w+")
 
 
 def query(folder: RunFolder, sql: str) -> pl.DataFrame:
-    """Run one SELECT over cells, metrics, samples, latency, layers and attempts.
+    """Run one SELECT over the tables of a run (store/columns.py).
 
     Args:
         folder: the run folder; only committed results are seen.

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from transformers import PreTrainedTokenizerBase
@@ -14,6 +14,26 @@ if TYPE_CHECKING:
     from ssmbench.models.decoder import Decoder
 
 Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the cell's fine-tuning went.
+
+    Attributes:
+        data: the text's name: `wikitext`, or a file's or folder's own without its ending.
+        rows: step, loss, learning_rate, gradient_norm, tokens, seconds and, of a training with
+            two losses, dense_loss and sparse_loss: the store's table `training`.
+        loss_before: the training's loss on held-out windows of its text, before its first step.
+        loss_after: the same after its last, of the model that the suites measure.
+        n: held-out windows.
+    """
+
+    data: str
+    rows: Sequence[Row]
+    loss_before: float
+    loss_after: float
+    n: int
 
 
 @dataclass(frozen=True)
@@ -30,6 +50,7 @@ class Context:
         batch_tokens: the most tokens that one forward pass may hold.
         scratch: an existing folder for temporary files, the suite's own.
         report: called with (step, done, total) as the work goes on.
+        training: how its fine-tuning went; None for a cell without.
     """
 
     model: Decoder
@@ -41,6 +62,7 @@ class Context:
     batch_tokens: int
     scratch: Path
     report: Callable[[str, int, int], None]
+    training: Training | None = None
 
 
 @dataclass
@@ -60,12 +82,15 @@ class Result:
             tokens_per_s, peak_memory_bytes, raw_s, dense_raw_s.
         layers: layer, measure, place (text or None), value (None if it could not be computed),
             n (what it is a mean over), reason (None unless value is None).
+        training: step, loss, dense_loss, sparse_loss, learning_rate, gradient_norm, tokens,
+            seconds.
     """
 
     metrics: list[Row] = field(default_factory=list)
     samples: list[Row] = field(default_factory=list)
     latency: list[Row] = field(default_factory=list)
     layers: list[Row] = field(default_factory=list)
+    training: list[Row] = field(default_factory=list)
 
     def extend(self, other: Result) -> None:
         """Append another result's rows to this one's, in place."""
@@ -73,3 +98,4 @@ class Result:
         self.samples += other.samples
         self.latency += other.latency
         self.layers += other.layers
+        self.training += other.training

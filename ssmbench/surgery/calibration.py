@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ssmbench.errors import DataError
+from ssmbench.surgery import texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -62,75 +62,14 @@ def windows(
 
 def read_text(data: str, folder: Path | None, *, n_tokens: int, seed: int) -> str:
     """Read a calibration source as one text."""
+    characters = n_tokens * CHARACTERS_PER_TOKEN
     match data:
         case "tinyworld":
             from ssmbench.zoo import tinyworld
 
             return tinyworld.text("calibration", n_tokens=max(2 * n_tokens, 4096), seed=seed)
-        case "wikitext":
-            return " ".join(_wikitext(folder))
-        case "c4":
-            return " ".join(_c4(folder, n_tokens * CHARACTERS_PER_TOKEN))
-    return " ".join(_files(Path(data), n_tokens * CHARACTERS_PER_TOKEN))
-
-
-def _wikitext(folder: Path | None) -> list[str]:
-    if folder is None:
-        from datasets import load_dataset
-
-        try:
-            rows = load_dataset("Salesforce/wikitext", "wikitext-2-raw-v1", split="train")
-        except (OSError, ValueError) as error:
-            raise _unreachable("wikitext", error) from error
-        return [row["text"] for row in rows]
-    path = folder / "wikitext-2-raw" / "wiki.train.raw"
-    if not path.is_file():
-        raise DataError(
-            f"calibration on wikitext: found no {path}; expected WikiText-2's train split there. "
-            "Put it there, or choose another text: `calibration: {data: c4}` or a file."
-        )
-    return path.read_text("utf-8").split("\n")
-
-
-def _c4(folder: Path | None, characters: int) -> list[str]:
-    if folder is not None:
-        if not (folder / "c4").is_dir():
-            raise DataError(
-                f"calibration on c4: found no {folder / 'c4'}; expected .jsonl files there."
-            )
-        return _files(folder / "c4", characters)
-    from datasets import load_dataset
-
-    shard = "en/c4-train.00000-of-01024.json.gz"
-    try:
-        rows = load_dataset("allenai/c4", data_files={"train": shard}, split="train")
-    except (OSError, ValueError) as error:
-        raise _unreachable("c4", error) from error
-    return [row["text"] for row in rows.select(range(min(len(rows), characters // 500 + 1)))]
-
-
-def _unreachable(name: str, error: Exception) -> DataError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return DataError(
-        f"calibration on {name}: found it neither locally nor on the hub ({reason}). "
-        "Give a folder of local data with --data, or `calibration: {data: FILE}`."
-    )
-
-
-def _files(path: Path, characters: int) -> list[str]:
-    """Read .txt and .jsonl files in name order until enough characters are at hand."""
-    if not path.exists():
-        raise DataError(f"calibration text {path}: found neither such a file nor a known name.")
-    files = [path] if path.is_file() else sorted(path.rglob("*"))
-    texts: list[str] = []
-    for file in files:
-        if sum(map(len, texts)) >= characters:
-            break
-        if file.suffix == ".txt":
-            texts.append(file.read_text("utf-8"))
-        elif file.suffix == ".jsonl":
-            with file.open(encoding="utf-8") as lines:
-                texts += [json.loads(line)["text"] for line in lines]
-    if not texts:
-        raise DataError(f"calibration text {path}: found no .txt or .jsonl file in it.")
-    return texts
+        case "wikitext" | "c4":
+            found = texts.corpus(data, folder, characters=characters, use="calibration")
+        case _:
+            found = texts.files(Path(data), characters=characters, use="calibration")
+    return " ".join(found)

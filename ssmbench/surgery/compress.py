@@ -51,6 +51,21 @@ def apply(model: Decoder, steps: Sequence[StepLike], context: MethodContext) -> 
     return achieved
 
 
+def zeros(model: Decoder, step: StepLike) -> float | None:
+    """Measure the fraction of zeros that a step has left among the weights that it prunes.
+
+    Training must keep them, or it undoes the step.
+
+    Returns:
+        As the method says; None for one that leaves none.
+    """
+    method = plugins.load("method", step.name)
+    if step.ratio == 0 or not hasattr(method, "zeros"):
+        return None
+    found: float | None = method.zeros(model, method.Params.model_validate(dict(step.params)))
+    return found
+
+
 def _after(steps: Sequence[StepLike], context: MethodContext) -> Share:
     """Give `context.share` with the steps before in its keys, where there are any.
 

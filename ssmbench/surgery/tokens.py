@@ -9,7 +9,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -125,6 +125,7 @@ class TokenReducer:
     Attributes:
         score: gives each token's.
         counts: the schedule.
+        at: gives the schedule of another ratio.
         before_scan: drop between a layer's convolution and its scan, not after the layer.
         chunk: tokens of a prompt that run through all layers before the next; None for all.
         select: says what stays and where the rest goes; None where the best stay and the rest
@@ -132,16 +133,19 @@ class TokenReducer:
         log: whether scores are logarithms; None where their size means nothing.
         ranking: the FLOPs of scoring, see `models/token_flops.py`.
         accounts: layer → what was dropped there; None where nobody asks.
+        ratios: of each row its own, in place of `counts`; None where all have that.
     """
 
     score: Score
     counts: Counts
+    at: Callable[[float], Counts]
     before_scan: bool = False
     chunk: int | None = None
     select: Select | None = None
     log: bool | None = None
     ranking: Ranking = free
     accounts: dict[int, Account] | None = None
+    ratios: tuple[float, ...] | None = None
 
     @property
     def drop(self) -> Drop:
@@ -153,7 +157,25 @@ class TokenReducer:
         stage = forest.stages[0]
         rows = forest.tokens[: stage.n_tokens].cpu().split(list(stage.lengths))
         prompts = [hashlib.sha256(row.numpy().tobytes()).digest() for row in rows]
-        return TokenReduction(self, [self.counts(n) for n in stage.lengths], prompts)
+        counts = [self.counts] * len(prompts)
+        if self.ratios is not None:
+            counts = [self.at(ratio) for ratio in self.ratios]
+        schedule = [count(n) for count, n in zip(counts, stage.lengths, strict=True)]
+        return TokenReduction(self, schedule, prompts)
+
+    def at_ratios(self, ratios: Sequence[float]) -> TokenReducer:
+        """Give one that drops another fraction of each row's tokens.
+
+        Args:
+            ratios: as many as passes have rows, each in [0, 1). In chunks, all rows must have
+                as many.
+
+        Raises:
+            MethodError: the model's layers cannot drop that many.
+        """
+        for ratio in set(ratios):
+            self.at(ratio)
+        return replace(self, ratios=tuple(ratios))
 
     @contextmanager
     def accounted(self) -> Iterator[list[dict[str, Any]]]:

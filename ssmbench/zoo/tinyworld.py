@@ -8,7 +8,8 @@ them in between. The world is tracked while the story is told, so every answer i
 There are no articles: what belongs together then fits into a convolution of four words.
 
 Splits are disjoint by construction: the set of facts that opens a story decides, by a
-hash, the one split that may tell it.
+hash, the one split that may tell it. Only `fine_tune` shares its facts, with `train`: it is
+what the models were trained on, told anew.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ FUNCTION_WORDS = (
 N_BUCKETS = 16
 SPLITS: dict[str, tuple[int, ...]] = {
     "train": tuple(range(8)),
+    "fine_tune": tuple(range(8)),
     "calibration": (8,),
     "evaluation": (9,),
     "tw_last_word": (10,),
@@ -239,7 +241,8 @@ def stories(split: str, *, seed: int, shape: Shape = STANDARD) -> Iterator[list[
 def text(split: str, n_tokens: int, seed: int) -> str:
     """Give exactly `n_tokens` words of a split's stories, one after another, `<eos>` between.
 
-    `split` is "train", "calibration" or "evaluation"; words are separated by one blank.
+    `split` is "train", "fine_tune", "calibration" or "evaluation"; words are separated by one
+    blank.
     """
     words: list[str] = []
     for sentences in stories(split, seed=seed):

@@ -1,0 +1,1 @@
+"""Training after compression: adapters, losses, the loop and its checkpoints."""
