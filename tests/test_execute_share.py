@@ -295,5 +295,5 @@ def test_a_job_says_all_that_a_key_is_made_of():
     """A new field of a job may change statistics: class it in `Shared` or here."""
     in_keys = {"cell", "device", "batch_tokens", "num_cpus"}
     elsewhere = {"folder", "suites", "attempt_id", "number", "log", "data", "offline", "capture"}
-    elsewhere |= {"checkpoint_s"}
+    elsewhere |= {"checkpoint_s", "gpu_share"}
     assert {f.name for f in dataclasses.fields(Job)} == in_keys | elsewhere

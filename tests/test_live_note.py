@@ -13,7 +13,7 @@ from store_helpers import make_cell
 
 from ssmbench import console
 from ssmbench.execute import progress, worker
-from ssmbench.execute.executor import Step
+from ssmbench.execute.executor import Demand, Step
 from ssmbench.execute.inline import InlineExecutor
 from ssmbench.execute.job import Job
 from ssmbench.execute.progress import Running, State
@@ -92,8 +92,8 @@ def test_a_plain_line_tells_the_note():
 def test_inline_the_note_is_there_at_once(job):
     seen: list[Step] = []
     executor = InlineExecutor(target="test_live_note:trains")
-    executor.on_step = lambda: seen.extend(executor.steps().values())
-    executor.submit(job, Resources())
+    executor.on_step = lambda: seen.extend(sign.step for sign in executor.signs().values())
+    executor.submit(job, Demand(Resources()))
     executor.poll(0)
     assert seen == [Step("load", 0, 0), STEP]
 
@@ -106,35 +106,32 @@ class Remote:
         self.seen: list[Any] = []
         self.put = self
 
-    def remote(self, attempt_id: str, step: Any) -> None:
+    def remote(self, attempt_id: str, node: str, step: Any) -> None:
         self.seen.append(step)
-        self.board.put(attempt_id, step)
+        self.board.put(attempt_id, node, step)
 
 
 def test_a_worker_tells_the_board_the_note(job):
     remote = Remote()
-    worker.work("test_live_note:trains", job.to_json(), remote)
-    assert remote.seen == [Step("start", 0, 0), Step("load", 0, 0), STEP, None]
-    assert remote.board.snapshot() == {}
+    voice = worker._Voice(remote, job.attempt_id, "node")
+    voice._told_s = 0.0
+    trains(job, voice.report)
+    voice.tell()
+    assert remote.seen[-1] == STEP
+    assert remote.board.snapshot()[job.attempt_id].step == STEP
 
 
-def test_a_worker_tells_the_board_a_few_times_a_second_however_often_it_hears(job):
+def test_a_worker_tells_the_board_a_few_times_a_second_however_often_it_hears():
     remote = Remote()
+    voice = worker._Voice(remote, "a1", "node")
     started_s = time.monotonic()
-    worker.work("test_live_note:trains_fast", job.to_json(), remote)
+    while time.monotonic() - started_s < 3 * worker._REPORT_EVERY_S:
+        voice.report("fine-tune", len(remote.seen), 400, NOTE)
     passed_s = time.monotonic() - started_s
-    told = [step for step in remote.seen if step and step.name == "fine-tune"]
-    assert told[0].done == 0
-    assert 1 <= len(told) <= 2 + passed_s / worker._REPORT_EVERY_S
+    assert 1 <= len(remote.seen) <= 1 + passed_s / worker._REPORT_EVERY_S
 
 
 def trains(job: Job, report: Any) -> dict[str, Any]:
     report("load", 0, 0)
     report("fine-tune", 120, 400, NOTE)
-    return succeed(job)
-
-
-def trains_fast(job: Job, report: Any) -> dict[str, Any]:
-    for step in range(20_000):
-        report("fine-tune", step, 20_000, f"loss {step}")
     return succeed(job)

@@ -147,11 +147,11 @@ def test_an_attempt_that_a_stop_ends_can_keep_its_place(ledger, start):
     stop = Stop()
 
     class Stopping(Watch):
-        def steps(self):
-            steps = super().steps()
+        def signs(self):
+            signs = super().signs()
             if "train" in self.seen:
                 stop.level = 2
-            return steps
+            return signs
 
     executor = start("keep_place")
     summary, _ = drive(ledger, cells(1), Stopping(executor), stop=stop)
