@@ -12,7 +12,7 @@ from execute_helpers import Clock
 
 from ssmbench.execute import isolation, nodes, worker
 from ssmbench.execute.cluster import Cluster, node_in
-from ssmbench.execute.executor import Demand
+from ssmbench.execute.executor import Demand, Step
 from ssmbench.plan.cells import Resources
 
 ID = "f899dcdc48dd148a9c20a8c02bbe57efb1f7db9aaaabc5ce4f00cee5"
@@ -94,7 +94,7 @@ def test_an_attempt_that_reports_nothing_still_gives_signs_of_life(monkeypatch):
     voice.begin()
     wait_for(lambda: len(board.heard) >= 3)
     voice.end()
-    assert board.heard[0] == board.heard[1] == ("a", "n1", ("start", 0, 0))
+    assert board.heard[0] == board.heard[1] == ("a", "n1", Step("start", 0, 0))
     wait_for(lambda: board.heard[-1] == ("a", "n1", None))
     n_told = len(board.heard)
     time.sleep(0.05)
@@ -111,7 +111,7 @@ def test_steps_are_told_a_few_times_a_second_only_and_the_last_one_soon(monkeypa
         voice.report("x", i, 1000)
     voice.report("y", 0, 0)
     most = 3 + (time.monotonic() - began_s) / 0.05
-    wait_for(lambda: board.heard[-1][2] == ("y", 0, 0))
+    wait_for(lambda: board.heard[-1][2] == Step("y", 0, 0))
     voice.end()
     assert len(board.heard) <= most
 

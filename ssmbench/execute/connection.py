@@ -29,7 +29,12 @@ _ENVIRONMENT = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }
 # A cluster of this machine alone listens on the loopback address.
-_LOCAL_ENVIRONMENT = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+_LOCAL_ENVIRONMENT = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # Nobody looks at the history of tasks there, and each event costs time between two attempts.
+    "RAY_task_events_report_interval_ms": "0",
+    "RAY_enable_timeline": "0",
+}
 
 
 def connect(

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from ssmbench.plan.cells import Resources
 
 _CLOSE_WAIT_S = 5.0
-# Attempts that end almost together are taken in one go.
-_TOGETHER_S = 0
 _LISTEN_EVERY_S = 0.25
 # A board that has not answered for this long says nothing about the attempts.
 _BOARD_SILENT_S = 10.0
@@ -141,7 +139,8 @@ class RayExecutor:
             wait, refs = self._ray.wait, list(self._refs)
             ready, _ = wait(refs, num_returns=1, timeout=timeout_s, fetch_local=False)
             if ready and len(refs) > 1:
-                ready, _ = wait(refs, num_returns=len(refs), timeout=_TOGETHER_S, fetch_local=False)
+                # Others may be ready as well: take them all at once.
+                ready, _ = wait(refs, num_returns=len(refs), timeout=0, fetch_local=False)
         else:
             time.sleep(timeout_s)
         ended = [self._ended(reference) for reference in ready]
