@@ -57,7 +57,8 @@ def test_every_suite_keeps_the_contract(name: str) -> None:
     assert digest(params.model_dump(mode="json"))
     assert callable(suite.run)
     if hasattr(suite, "tokens"):
-        assert suite.tokens(params, None) >= suite.tokens(params, 3) > 0
+        least = 0 if name == "training" else 1  # The training's curve is there already.
+        assert suite.tokens(params, None) >= suite.tokens(params, 3) >= least
 
 
 def test_suites_import_neither_torch_nor_lm_eval() -> None:

@@ -358,6 +358,28 @@ def test_a_damaged_artifact_is_named_with_what_to_do(folder, name, damage):
         store.get({"k": 1})
 
 
+def test_a_trainings_checkpoints_are_kept_two_deep_and_a_damaged_newest_is_passed_over(folder):
+    artifacts = Artifacts(folder)
+    series, other = artifacts.series({"x": 1}), artifacts.series({"x": 2})
+    assert series.latest() is None
+    other.save(5, fill("other"))
+    for step in (9, 10, 11):
+        series.save(step, fill(f"step {step}"))
+    step, place = series.latest()
+    assert (step, (place / "sub" / "scores").read_text()) == (11, "step 11")
+    kept = {key.split("/")[1].split(".")[1] for key in keys(folder, "artifacts")}
+    assert kept == {"5", "10", "11"}
+    newest = next(k for k in keys(folder, "artifacts") if ".11/" in k and k.endswith("scores"))
+    (folder.path / newest).unlink()
+    cache._remove(place)
+    assert series.latest()[0] == 10
+    series.save(11, fill("step 11 again"))
+    assert (series.latest()[1] / "sub" / "scores").read_text() == "step 11 again"
+    series.clear()
+    assert series.latest() is None
+    assert other.latest()[0] == 5
+
+
 def test_a_seal_cannot_lead_out_of_its_folder(folder):
     store = Artifacts(folder)
     local = store.publish({"k": 1}, fill("scores"))
