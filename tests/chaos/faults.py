@@ -152,7 +152,7 @@ def _signal_driver(world: World, number: int, name: str, codes: set[int]) -> str
 
 def second_driver(world: World) -> str | None:
     """Start another driver on the folder; it must be refused with a sentence."""
-    if world.driver.code is not None or world.driver.harmed or not _at_work(world):
+    if not _drives(world):
         return None
     other = world.drivers.start(joins=False)
     refused = wait_until(lambda: other.code is not None, 60)
@@ -170,9 +170,9 @@ def second_driver(world: World) -> str | None:
 
 def steal_lock(world: World) -> str | None:
     """Start another driver with --steal-lock; the first must stop."""
-    first = world.driver
-    if first.code is not None or first.harmed or not _at_work(world):
+    if not _drives(world):
         return None
+    first = world.driver
     first.harmed["steal lock"] = REFUSED
     # It finds out at its next line in the ledger, or at its next sign of life.
     first.doomed_s = time.monotonic() + 90
@@ -243,6 +243,13 @@ def kill_board(world: World) -> str | None:
                 process.kill()
                 return f"process {process.pid}"
     return None
+
+
+def _drives(world: World) -> bool:
+    """Whether the newest driver holds the lock and nothing was done to it."""
+    driver = world.driver
+    unharmed = driver.code is None and not driver.harmed
+    return unharmed and " to run" in driver.printed and _at_work(world)
 
 
 def _at_work(world: World) -> bool:

@@ -130,13 +130,13 @@ def commits(path: Path) -> list[Key]:
 
 
 def uncommitted_marks(path: Path, damaged: set[str]) -> list[Path]:
-    """List the marks of whole suites that no commit names yet."""
+    """List the marks of whole suites that no commit names yet; `damaged` are stems of file names."""
     folder = RunFolder.open(path)
     known = read_contents(folder).history.committed
     return [
         f.path
         for f in folder.attempt_files()
-        if f.suite_id and (f.cell_id, f.suite_id) not in known and f.path.name not in damaged
+        if f.suite_id and (f.cell_id, f.suite_id) not in known and f.path.stem not in damaged
     ]
 
 
