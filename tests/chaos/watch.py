@@ -130,7 +130,7 @@ def commits(path: Path) -> list[Key]:
 
 
 def uncommitted_marks(path: Path, damaged: set[str]) -> list[Path]:
-    """List the marks of whole suites that no commit names yet; `damaged` are stems of file names."""
+    """List marks of whole suites that no commit names yet, without those in `damaged`."""
     folder = RunFolder.open(path)
     known = read_contents(folder).history.committed
     return [
