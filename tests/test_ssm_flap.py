@@ -163,7 +163,8 @@ def test_the_variance_ranks_as_the_published_running_update():
     torch.testing.assert_close(theirs, factor * ours, rtol=0.01, atol=0)
     weight, sizes = layer.weight.detach(), d.SSD(16, 4, 5)
     a, b = (head_scores(v, weight, sizes, layer=0) for v in (ours, theirs))
-    assert a.argsort().tolist() == b.argsort().tolist()
+    # Heads that are nearly equal may rank either way.
+    torch.testing.assert_close(b, a, rtol=0.01, atol=0.02)
 
 
 def test_choosing_by_hand():

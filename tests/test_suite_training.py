@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from store_helpers import finish, make_cell, make_suite, new_run, training_rows
 
 from ssmbench import plugins
 from ssmbench.errors import DataError, NumericalError
-from ssmbench.store import sql
+from ssmbench.store import sealed, sql
 from ssmbench.store.columns import TRAINING
 from ssmbench.store.compact import compact
 from ssmbench.store.ledger import Ledger
@@ -89,7 +90,12 @@ def test_a_curve_can_be_asked_for_before_and_after_compaction(tmp_path):
 
 def test_files_compacted_before_there_was_this_table_are_not_missed(tmp_path):
     folder = stored(tmp_path)
-    (compact(folder) / "training.parquet").unlink()
+    compacted = compact(folder)
+    (compacted / "training.parquet").unlink()
+    seal = compacted / sealed.SEAL
+    key = json.loads(seal.read_bytes())["key"]
+    seal.unlink()
+    seal.write_bytes(sealed.write(compacted, key))
     assert tables(folder)["training"].collect().height == 2
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
@@ -108,14 +109,35 @@ class Published:
         self._display, self._folder, self._every_s = display, folder, every_s
         self._written_s = float("-inf")
         self._stopping = False
+        self._last: State | None = None
+        self._timer: threading.Timer | None = None
+        self._turn = threading.Lock()
 
     def show(self, state: State) -> None:
-        """Show the state; write it now and then, and at once when a stop is asked for."""
+        """Show the state; write it now and then, and at once when a stop is asked for.
+
+        Inline, an attempt may say nothing for minutes: what is not written now is written when
+        the pause is over.
+        """
         self._display.show(state)
-        now = time.monotonic()
-        if now - self._written_s < self._every_s and state.stopping == self._stopping:
-            return
-        self._written_s, self._stopping = now, state.stopping
+        with self._turn:
+            self._last = state
+            left_s = self._written_s + self._every_s - time.monotonic()
+            if left_s <= 0 or state.stopping != self._stopping:
+                self._write(state)
+            elif self._timer is None:
+                self._timer = threading.Timer(left_s, self._late)
+                self._timer.daemon = True
+                self._timer.start()
+
+    def _late(self) -> None:
+        with self._turn:
+            self._timer = None
+            if self._last is not None:
+                self._write(self._last)
+
+    def _write(self, state: State) -> None:
+        self._written_s, self._stopping, self._last = time.monotonic(), state.stopping, None
         text = json.dumps(asdict(progress_of(state))) + "\n"
         try:
             atomic.write_bytes(self._folder.progress_file, text.encode(), replace=True)
@@ -142,5 +164,9 @@ class Published:
         self._display.note(text)
 
     def close(self) -> None:
-        """Hand on."""
+        """Write nothing more, and hand on."""
+        with self._turn:
+            self._last = None
+            if self._timer is not None:
+                self._timer.cancel()
         self._display.close()

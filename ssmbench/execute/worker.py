@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import threading
 import time
 from collections import OrderedDict
@@ -81,6 +82,10 @@ def work(target: str, job: Mapping[str, Any], board: Any) -> tuple[str, dict[str
     global _is_fresh
     import ray
 
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A cluster that a script started in the background ignores Ctrl-C, and so would Ray's
+        # cancellation be ignored, by which a training learns that it is to keep its place.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     node: str = ray.get_runtime_context().get_node_id()
     voice = _Voice(board, job["attempt_id"], node)
     if _is_fresh:
