@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import subprocess
@@ -16,7 +17,7 @@ from store_helpers import acc_rows, facts_of, fail, finish, make_cell, make_suit
 
 from ssmbench.errors import StoreError
 from ssmbench.plan.history import Failure
-from ssmbench.store import attempts, lock, read
+from ssmbench.store import atomic, attempts, lock, read
 from ssmbench.store.contents import read_contents, segments
 from ssmbench.store.ledger import Ledger, read_history
 from ssmbench.store.lines import decode, encode
@@ -412,3 +413,14 @@ def test_a_driver_killed_with_sigkill_is_succeeded_at_once(folder):
     with Ledger.open(folder) as ledger:
         ledger.append({"event": "run"})
     assert len(read_contents(folder).runs) == 2
+
+
+def test_a_full_disk_at_the_start_is_one_sentence(tmp_path, monkeypatch):
+    folder = new_run(tmp_path / "run")
+
+    def full(*_args, **_options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(atomic, "write_bytes", full)
+    with pytest.raises(StoreError, match=r"LOCK: cannot be written \(No space left"):
+        Ledger.open(folder)

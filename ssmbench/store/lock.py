@@ -93,7 +93,7 @@ class RunLock:
             now: the clock, Unix seconds.
 
         Raises:
-            StoreError: somebody else is driving; the message names them.
+            StoreError: somebody else is driving, who is named, or the disk refuses.
         """
         files = holders(folder.lock_dir)
         while True:
@@ -105,7 +105,15 @@ class RunLock:
                     " stop it, or take over with --steal-lock."
                 )
             holder = Holder.me(now())
-            name = files.claim(number + 1, _json(holder))
+            try:
+                name = files.claim(number + 1, _json(holder))
+            except StoreError:
+                raise
+            except OSError as problem:
+                raise StoreError(
+                    f"{folder.lock_dir}: cannot be written ({problem.strerror}). Make room and run"
+                    " again; finished suites are kept."
+                ) from problem
             if name is None:
                 continue  # Another driver took the same number first.
             files.drop_before(number + 1)
