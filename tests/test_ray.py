@@ -94,8 +94,7 @@ def test_reused_workers_serve_many_attempts(ledger, start):
     watch = Watch(start("pids", isolate=False))
     drive(ledger, cells(6), watch)
     assert len(ledger.history.committed) == 6
-    # Two slots; on a loaded machine Ray may have started another worker meanwhile.
-    assert len({o["pid"] for o in watch.outcomes}) < 6
+    assert len({o["pid"] for o in watch.outcomes}) <= 2
 
 
 def test_isolated_attempts_have_a_process_each(ledger, start):
@@ -135,7 +134,7 @@ def test_a_hanging_attempt_is_ended_at_its_timeout(ledger, start):
     began = time.monotonic()
     summary, _ = drive(ledger, cells(1, timeout_s=1.0), start("hang"))
     assert [lost.error_class for lost in summary.lost] == ["timeout"]
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 20
 
 
 def test_an_attempt_past_its_timeout_can_keep_its_place(ledger, start):
