@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+import polars as pl
 import psutil
 import pytest
 from polars.testing import assert_frame_equal
@@ -20,8 +22,6 @@ import ssmbench
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
-
-    import polars as pl
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -106,6 +106,32 @@ def busy_workers(process: subprocess.Popen[str]) -> Iterator[psutil.Process]:
             continue
 
 
+def kill_one_at_work(process: subprocess.Popen[str], folder: Path) -> None:
+    """Kill a worker that still has something to lose.
+
+    It is held still first: whatever it had handed over is committed meanwhile, and a cell of
+    which something is missing then is one that it was working on.
+    """
+    while True:
+        wait_for(lambda: any(busy_workers(process)), process)
+        for worker in busy_workers(process):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                label = " ".join(worker.cmdline()).removeprefix("ray::").strip()
+                worker.suspend()
+                time.sleep(1)
+                if len(committed_of(folder, label)) < N_SUITES:
+                    worker.kill()
+                    return
+                worker.resume()
+
+
+def committed_of(folder: Path, label: str) -> list[str]:
+    """Read which suites of the cell with that label are committed."""
+    cells = ssmbench.results(folder)["cells"]
+    (cell_id,) = cells.filter(pl.col("label") == label)["cell_id"]
+    return [suite for cell, suite in commits(folder) if cell == cell_id]
+
+
 def finish(grid: Path, folder: Path, undisturbed: pl.DataFrame) -> str:
     """Run the same command to its end and compare everything with the calm run."""
     again = subprocess.run(
@@ -138,8 +164,8 @@ def test_a_killed_driver(grid, tmp_path, undisturbed):
 def test_a_killed_worker(grid, tmp_path, undisturbed):
     folder = tmp_path / "run"
     process = start(grid, folder)
-    wait_for(lambda: has_begun(folder) and any(busy_workers(process)), process)
-    next(iter(busy_workers(process))).kill()
+    wait_for(lambda: has_begun(folder), process)
+    kill_one_at_work(process, folder)
     printed = process.communicate(timeout=TIMEOUT_S)[0]
     assert process.returncode == 0, printed
     assert "the worker process died" in printed
