@@ -25,6 +25,7 @@ class Column:
             bytes. Empty for a column that repeats another's.
         prefix: what stands before a part's name in CSV: `lambada` makes `lambada_value`.
         key: whether it says which row this is; repeated where a wide table is split.
+        group: what stands above it and its neighbours of the same group; "" if nothing.
     """
 
     header: str
@@ -33,6 +34,7 @@ class Column:
     parts: tuple[str, ...] = ()
     prefix: str = ""
     key: bool = False
+    group: str = ""
 
     @property
     def title(self) -> str:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from ssmbench.report._format import fixed, percent, significant
-from ssmbench.report._rows import Row, Rows, make_rows
 from ssmbench.report._table import Column, Shown, Table, missing
 from ssmbench.report.quality import (
     CHANGE_UNITS,
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from ssmbench.report._panels import Panel
+    from ssmbench.report._results import Results
+    from ssmbench.report._rows import Row, Rows
     from ssmbench.report._scores import Score
 
 TITLE = "Compression"
@@ -43,14 +44,14 @@ _COLUMNS = (
 )
 
 
-def build(tables: Mapping[str, pl.LazyFrame]) -> list[Table]:
+def build(results: Results) -> list[Table]:
     """Build one table: what is gone beside what it cost, paired with dense.
 
     Args:
-        tables: as `ssmbench.store.read.tables` gives them.
+        results: the run's.
     """
-    cells = tables["cells"].collect()
-    rows = make_rows(cells)
+    cells = results.cells
+    rows = results.rows
     if not rows.rows:
         return []
     facts = (
@@ -63,7 +64,7 @@ def build(tables: Mapping[str, pl.LazyFrame]) -> list[Table]:
     columns = [*rows.columns, *_COLUMNS]
     panels = []
     for kind in ("fraction", "perplexity"):
-        panel, found = mean_scores(tables, rows, kind=kind, paired=True)
+        panel, found = mean_scores(results, rows, kind=kind)
         if panel is not None:
             panels.append(panel)
             columns.append(_cost_column(panel))

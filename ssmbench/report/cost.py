@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from ssmbench.report._format import count, fixed, percent, seconds, significant, size
-from ssmbench.report._rows import Row, Rows, make_rows
 from ssmbench.report._table import Column, Shown, Table, missing
 from ssmbench.report.quality import mean_scores, not_publishable
 
@@ -16,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from ssmbench.report._panels import Panel
+    from ssmbench.report._results import Results
+    from ssmbench.report._rows import Row, Rows
     from ssmbench.report._scores import Score
 
 TITLE = "Cost"
@@ -34,17 +35,17 @@ _FACTS = (
 )
 
 
-def build(tables: Mapping[str, pl.LazyFrame]) -> list[Table]:
+def build(results: Results) -> list[Table]:
     """Build the table of sizes and one table of times for each device and phase.
 
     Args:
-        tables: as `ssmbench.store.read.tables` gives them.
+        results: the run's.
     """
-    cells = tables["cells"].collect()
-    rows = make_rows(cells)
+    cells = results.cells
+    rows = results.rows
     if not rows.rows:
         return []
-    return [_sizes(cells, rows), *_times(tables, rows)]
+    return [_sizes(cells, rows), *_times(results, rows)]
 
 
 def _sizes(cells: pl.DataFrame, rows: Rows) -> Table:
@@ -107,11 +108,11 @@ def _why_null(part: str, row: Row) -> str:
     return "not told by the attempt"
 
 
-def _times(tables: Mapping[str, pl.LazyFrame], rows: Rows) -> list[Table]:
+def _times(results: Results, rows: Rows) -> list[Table]:
     """Make one table for each suite, device and phase: shapes are columns."""
     keys = ["suite_id", "suite", "device", "phase"]
     found = (
-        tables["latency"]
+        results["latency"]
         .join(rows.frame.lazy(), on="cell_id")
         .group_by("row", *keys, "batch", "length", maintain_order=True)
         .agg(pl.col(name).mean() for name in _TIMES)
@@ -119,7 +120,7 @@ def _times(tables: Mapping[str, pl.LazyFrame], rows: Rows) -> list[Table]:
     )
     if found.is_empty():
         return []
-    panel, quality = mean_scores(tables, rows)
+    panel, quality = mean_scores(results, rows)
     suite = panel.suite if panel else ""
     made = []
     devices = found.select("suite_id", "device").unique().height > 1

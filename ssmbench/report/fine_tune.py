@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from ssmbench.report._format import percent
-from ssmbench.report._panels import Panel, find_panels
-from ssmbench.report._rows import UNTRAINED, Row, Rows, make_rows
+from ssmbench.report._rows import UNTRAINED, Row, Rows
 from ssmbench.report._scores import Difference, Key, Score, no_score, scores
 from ssmbench.report._table import Column, Shown, Table, missing
 from ssmbench.report.quality import (
@@ -27,6 +26,9 @@ from ssmbench.report.quality import (
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from ssmbench.report._panels import Panel
+    from ssmbench.report._results import Results
 
 TITLE = "Fine-tuning"
 ORDER = 6
@@ -89,18 +91,18 @@ class _View:
         return Difference(-change.value, change.stderr)
 
 
-def build(tables: Mapping[str, pl.LazyFrame]) -> list[Table]:
+def build(results: Results) -> list[Table]:
     """Build tables of what came back for each suite and metric, and of kd against ce.
 
     Args:
-        tables: as `ssmbench.store.read.tables` gives them.
+        results: the run's.
     """
-    rows = make_rows(tables["cells"].collect())
+    rows = results.rows
     trained = [row for row in rows.rows if row.fine_tune != UNTRAINED]
     if not trained:
         return []
-    found = _find(tables, rows, trained)
-    panels = [p for p in find_panels(tables["metrics"], tables["samples"]) if p.kind in _UNITS]
+    found = _find(results, rows, trained)
+    panels = [p for p in results.panels if p.kind in _UNITS]
     suites = [p.suite for p in {p.suite_id: p for p in panels}.values()]
     made = []
     for panel in panels:
@@ -112,13 +114,13 @@ def build(tables: Mapping[str, pl.LazyFrame]) -> list[Table]:
     return made
 
 
-def _find(tables: Mapping[str, pl.LazyFrame], rows: Rows, trained: Sequence[Row]) -> _Found:
+def _find(results: Results, rows: Rows, trained: Sequence[Row]) -> _Found:
     """Score the trained rows, their untrained and their dense ones, and nobody else."""
 
     def paired(twins: Mapping[int, int | None], other: str) -> dict[Key, Score]:
         links = rows.paired(twins)
         cells = pl.col("cell_id").is_in(links["cell_id"].to_list())
-        metrics, samples = (tables[name].filter(cells) for name in ("metrics", "samples"))
+        metrics, samples = (results[name].filter(cells) for name in ("metrics", "samples"))
         return scores(metrics, samples, links, other=other) if twins else {}
 
     untrained = {row.index: row.untrained for row in trained}

@@ -9,11 +9,13 @@ import polars as pl
 
 from ssmbench.report._format import count, significant
 from ssmbench.report._panels import COSTS
-from ssmbench.report._rows import Row, Rows, make_rows
 from ssmbench.report._table import Column, Shown, Table, missing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from ssmbench.report._results import Results
+    from ssmbench.report._rows import Row, Rows
 
 TITLE = "Inputs"
 ORDER = 4
@@ -22,15 +24,15 @@ _LENGTHS = ("prompt_tokens", "answer_tokens")
 _FLOPS = ("flops_all", "flops_scored")
 
 
-def build(tables: Mapping[str, pl.LazyFrame]) -> list[Table]:
+def build(results: Results) -> list[Table]:
     """Build one table for each suite that counts tokens: FLOPs of rows, and the tasks' lengths.
 
     Args:
-        tables: as `ssmbench.store.read.tables` gives them.
+        results: the run's.
     """
-    rows = make_rows(tables["cells"].collect())
+    rows = results.rows
     found = (
-        tables["metrics"]
+        results["metrics"]
         .filter(pl.col("metric").is_in(COSTS))
         .join(rows.frame.lazy(), on="cell_id")
         .group_by("suite_id", "suite", "row", "task", "metric", maintain_order=True)

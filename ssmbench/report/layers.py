@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import polars as pl
 
 from ssmbench.report._format import fixed, significant
-from ssmbench.report._rows import Row, Rows, make_rows
 from ssmbench.report._table import Column, Shown, Table, missing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from ssmbench.report._results import Results
+    from ssmbench.report._rows import Row, Rows
 
 TITLE = "Layers"
 ORDER = 5
@@ -69,14 +71,14 @@ _KINDS = (
 )
 
 
-def build(tables: Mapping[str, pl.LazyFrame]) -> list[Table]:
+def build(results: Results) -> list[Table]:
     """Build one table for each suite and kind of measure.
 
     Args:
-        tables: as `ssmbench.store.read.tables` gives them.
+        results: the run's.
     """
-    rows = make_rows(tables["cells"].collect())
-    found = tables["layers"].join(rows.frame.lazy(), on="cell_id").collect()
+    rows = results.rows
+    found = results["layers"].join(rows.frame.lazy(), on="cell_id").collect()
     return [
         _table(kind, part, rows, several=found.filter(suite=suite)["suite_id"].n_unique() > 1)
         for kind in _KINDS

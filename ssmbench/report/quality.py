@@ -6,15 +6,15 @@ import re
 from typing import TYPE_CHECKING
 
 from ssmbench.report._format import fixed, percent, significant
-from ssmbench.report._panels import Panel, find_panels
-from ssmbench.report._rows import Row, Rows, make_rows
-from ssmbench.report._scores import Difference, Key, Score, mean_score, no_score, scores
+from ssmbench.report._scores import Difference, Key, Score, mean_score, no_score
 from ssmbench.report._table import Column, Shown, Table, missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    import polars as pl
+    from ssmbench.report._panels import Panel
+    from ssmbench.report._results import Results
+    from ssmbench.report._rows import Row, Rows
 
 TITLE = "Quality"
 ORDER = 1
@@ -24,16 +24,16 @@ CHANGE_UNITS = {"fraction": "points", "perplexity": "nats/token", "number": ""}
 _PARTS = ("value", "stderr", "diff", "low", "high", "seed_sd")
 
 
-def build(tables: Mapping[str, pl.LazyFrame]) -> list[Table]:
+def build(results: Results) -> list[Table]:
     """Build one or two tables for each suite and metric of a run.
 
     Args:
-        tables: as `ssmbench.store.read.tables` gives them.
+        results: the run's.
     """
-    rows = make_rows(tables["cells"].collect())
-    found = scores(tables["metrics"], tables["samples"], rows.frame)
+    rows = results.rows
+    found = results.scores
     made = []
-    panels = find_panels(tables["metrics"], tables["samples"])
+    panels = results.panels
     names = [p.suite for p in {p.suite_id: p for p in panels}.values()]
     for panel in panels:
         several = names.count(panel.suite) > 1
@@ -43,22 +43,20 @@ def build(tables: Mapping[str, pl.LazyFrame]) -> list[Table]:
 
 
 def mean_scores(
-    tables: Mapping[str, pl.LazyFrame], rows: Rows, *, kind: str = "fraction", paired: bool = False
+    results: Results, rows: Rows, *, kind: str = "fraction"
 ) -> tuple[Panel | None, dict[int, Score]]:
     """Give the first suite's mean score of every row that has one, and that suite's panel.
 
     For tables that must not stand without quality.
 
     Args:
-        tables: as for `build`.
+        results: as for `build`.
         rows: the table's.
         kind: "fraction" for the mean over a suite's tasks, "perplexity" for its first text.
-        paired: whether to pair the documents with the dense row's too, which takes longest.
     """
-    found = scores(tables["metrics"], tables["samples"], rows.frame, differences=paired)
-    for panel in find_panels(tables["metrics"], tables["samples"]):
+    for panel in results.panels:
         if panel.kind == kind:
-            means = {row.index: mean(panel, row, found) for row in rows.rows}
+            means = {row.index: mean(panel, row, results.scores) for row in rows.rows}
             return panel, {i: s for i, s in means.items() if s.value is not None}
     return None, {}
 

@@ -10,11 +10,13 @@ import polars as pl
 
 from ssmbench.report._format import count, significant
 from ssmbench.report._format import seconds as time_of
-from ssmbench.report._rows import UNTRAINED, Row, make_rows
+from ssmbench.report._rows import UNTRAINED, Row
 from ssmbench.report._table import Column, Shown, Table, missing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from ssmbench.report._results import Results
 
 TITLE = "Training"
 ORDER = 7
@@ -44,18 +46,18 @@ _NOTES = (
 )
 
 
-def build(tables: Mapping[str, pl.LazyFrame]) -> list[Table]:
+def build(results: Results) -> list[Table]:
     """Build one table with a line for each row that was fine-tuned.
 
     Args:
-        tables: as `ssmbench.store.read.tables` gives them.
+        results: the run's.
     """
-    rows = make_rows(tables["cells"].collect())
+    rows = results.rows
     trained = [row for row in rows.rows if row.fine_tune != UNTRAINED]
     if not trained:
         return []
-    curves = _curves(tables["training"], rows.frame)
-    held_out = _held_out(tables["metrics"], rows.frame)
+    curves = _curves(results["training"], rows.frame)
+    held_out = _held_out(results["metrics"], rows.frame)
     models = [row.key[0] for row in trained]
     return [
         Table(
