@@ -15,7 +15,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 import ssmbench
 from ssmbench import console
-from ssmbench.commands import cluster, grids, lists, models, runs
+from ssmbench.commands import cluster, grids, judge, lists, models, runs
 from ssmbench.errors import DONE, INTERRUPTED, USAGE, SsmbenchError
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ for command in (
     runs.cancel,
     runs.sql,
     runs.report,
+    judge.compare,
+    judge.gate,
     lists.models,
     lists.methods,
     lists.suites,

@@ -3,6 +3,7 @@
     SsmbenchError
     ├── CommandError       2  a command line that cannot be meant
     ├── GridError          2  a grid file with one or more problems, all listed
+    │   └── PolicyError    2  a policy file, likewise
     ├── UnknownName        2  a name that nothing answers to
     ├── CheckpointError    2  a model folder that cannot be read as a model
     ├── DataError          2  a data set that is missing or not in the expected form
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 DONE, SOME_FAILED, USAGE, CANNOT_RUN, INTERRUPTED = 0, 1, 2, 3, 130
+# Of `ssmbench gate`: GO is DONE, NO-GO is SOME_FAILED.
+INCONCLUSIVE = 4
 
 
 class SsmbenchError(Exception):
@@ -40,11 +43,19 @@ class CommandError(SsmbenchError):
 class GridError(SsmbenchError):
     """A grid file is wrong; `problems` holds one line for each mistake."""
 
+    so = "nothing was run"
+
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
         n = len(self.problems)
-        tail = f"{n} problem{'' if n == 1 else 's'}; nothing was run."
+        tail = f"{n} problem{'' if n == 1 else 's'}; {self.so}."
         super().__init__("\n".join([*self.problems, tail]))
+
+
+class PolicyError(GridError):
+    """A policy file is wrong; `problems` holds one line for each mistake."""
+
+    so = "nothing was judged"
 
 
 class UnknownName(SsmbenchError):

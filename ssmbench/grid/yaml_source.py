@@ -80,8 +80,23 @@ def where(loc: Loc) -> str:
     return text.removeprefix(".")
 
 
-def read_document(path: Path) -> tuple[Document, list[Problem]]:
+class Kind(NamedTuple):
+    """What a file is meant to be: its name in errors, how it begins, and their class."""
+
+    name: str
+    start: str
+    error: type[GridError]
+
+
+GRID = Kind("grid", "expected keys such as 'models:', 'methods:' and 'suites:'", GridError)
+
+
+def read_document(path: Path, kind: Kind = GRID) -> tuple[Document, list[Problem]]:
     """Read a YAML file whose top is a mapping.
+
+    Args:
+        path: the file.
+        kind: what it is meant to be.
 
     Returns:
         The document, and what is wrong with it that does not stop the reading: keys given
@@ -91,7 +106,7 @@ def read_document(path: Path) -> tuple[Document, list[Problem]]:
         GridError: the file cannot be read, is not UTF-8 or not YAML, is empty, or is not a
             mapping.
     """
-    text = _read_text(path)
+    text = _read_text(path, kind)
     yaml = YAML(typ="rt")
     yaml.allow_duplicate_keys = True
     yaml.Constructor = Constructor
@@ -100,20 +115,17 @@ def read_document(path: Path) -> tuple[Document, list[Problem]]:
         node = yaml.compose(text)
         root = yaml.load(text)
     except MarkedYAMLError as error:
-        raise GridError([f"{path}:{_syntax(error)}"]) from None
+        raise kind.error([f"{path}:{_syntax(error)}"]) from None
     except YAMLError as error:
-        raise GridError([f"{path}:1:1: this is not YAML: {error}"]) from None
+        raise kind.error([f"{path}:1:1: this is not YAML: {error}"]) from None
     if root is None:
-        raise GridError([f"{path}:1:1: the file is empty; {_START}"])
+        raise kind.error([f"{path}:1:1: the file is empty; {kind.start}"])
     document = Document(path, text, None, root)
     if not isinstance(root, CommentedMap):
-        raise GridError([f"{path}:1:1: the file holds {describe(root)}; {_START}"])
+        raise kind.error([f"{path}:1:1: the file holds {describe(root)}; {kind.start}"])
     problems = list(_duplicates(node))
     cleaner = _Cleaner(document, problems)
     return document._replace(value=cleaner.clean(root, ())), problems
-
-
-_START = "expected keys such as 'models:', 'methods:' and 'suites:'"
 
 
 def describe(value: Any) -> str:
@@ -135,23 +147,25 @@ def describe(value: Any) -> str:
     return f"{value!r}"
 
 
-def _read_text(path: Path) -> str:
+def _read_text(path: Path, kind: Kind) -> str:
     if path.is_dir():
-        raise GridError([f"{path}: this is a folder; expected a grid file (YAML)"])
+        raise kind.error([f"{path}: this is a folder; expected a {kind.name} file (YAML)"])
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise GridError([f"{path}: there is no such file; expected a grid file (YAML)"]) from None
+        raise kind.error(
+            [f"{path}: there is no such file; expected a {kind.name} file (YAML)"]
+        ) from None
     except OSError as error:
         reason = error.strerror or str(error)
-        raise GridError([f"{path}: the file cannot be read: {reason}"]) from None
+        raise kind.error([f"{path}: the file cannot be read: {reason}"]) from None
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         before = data[: error.start]
         line, column = before.count(b"\n") + 1, error.start - before.rfind(b"\n")
         found = f"the byte 0x{data[error.start]:02x} is not UTF-8 text"
-        raise GridError([f"{path}:{line}:{column}: {found}; save the file as UTF-8"]) from None
+        raise kind.error([f"{path}:{line}:{column}: {found}; save the file as UTF-8"]) from None
 
 
 # What ruamel says, and what it means for the person who wrote the line.
