@@ -148,12 +148,38 @@ def test_a_ratio_says_how_many_become_one(ratio, size):
     [
         ({"unit": "state", "targets": "in_proj"}, "`targets` is for the unit `weight`"),
         ({"unit": "head_dim", "layers": "attention"}, "expected ssm"),
+        ({"unit": "weight", "granularity": 16}, "for the units `state`, `head_dim` and `head`"),
         ({"unit": "block", "layers": "mlp"}, "expected ssm or attention or all"),
     ],
 )
 def test_random_refuses_parameters_that_do_not_go_together(given, message):
     with pytest.raises(ValueError, match=message):
         RandomParams(**given)
+
+
+def test_what_stays_is_rounded_up_to_the_granularity():
+    model = build(of("mamba2", d.Layer(d.SSD(4, 64, 128, n_groups=1), RMS)))
+    dense = model.description
+    assert run(model, "state", 0.3, score="magnitude", granularity=16) == 32 / 128
+    assert run(model, "head_dim", 0.3, score="magnitude", granularity=16) == 16 / 64
+    sizes = model.description.layers[0].mixer
+    assert (sizes.d_state, sizes.head_dim) == (96, 48)
+    assert units.slow_shapes(model, dense) == []
+    with pytest.raises(MethodError, match="since the 36 that stay are rounded up to a multiple of"):
+        run(model, "head_dim", 0.25, score="magnitude", granularity=48)
+
+
+def test_shapes_that_kernels_are_slow_on_are_told_with_what_would_be_fast():
+    layer = d.Layer(d.SSD(4, 64, 128, n_groups=1), RMS)
+    model = build(of("mamba2", layer, layer))
+    dense = model.description
+    run(model, "state", 0.3, score="magnitude")
+    run(model, "head_dim", 0.25, score="magnitude")
+    (told,) = units.slow_shapes(model, dense)
+    assert told.startswith("2 of 2 layers keep 90 states, no multiple of 16")
+    assert "`granularity: 16` keeps 96" in told
+    toy = build(of("mamba2", d.Layer(d.SSD(4, 4, 6, n_groups=1), RMS)))
+    assert units.slow_shapes(toy, toy.description) == []
 
 
 @pytest.mark.parametrize("name", ["state", "head_dim", "head", "merge", "random"])
@@ -228,10 +254,12 @@ EVEN = st.sampled_from([0.5, 0.5, 2 / 3, 0.75, 0.8])
     unit=st.sampled_from([None, "head", "group"]),
     ratio=st.one_of(EVEN, EVEN, st.floats(0, 0.999), st.just(0.999999)),
     seed=st.integers(0, 99),
+    granularity=st.sampled_from([1, 1, 2, 3, 4]),
 )
-def test_any_shape_is_cut_exactly_or_refused(method, sizes, unit, ratio, seed):
+def test_any_shape_is_cut_exactly_or_refused(method, sizes, unit, ratio, seed, granularity):
     description = d.Description("drawn", 6, 61, (d.Layer(sizes, LAYER),), RMS)
-    params = {} if method == "merge" else {"score": "random"}
+    rounding = {"score": "random", "granularity": granularity}
+    params = {} if method == "merge" else rounding
     params |= {"unit": unit} if method == "head" else {}
     params |= {"layers": "all"} if method in ("head", "merge") else {}
     cut, twin = build(description), build(description)
@@ -246,7 +274,8 @@ def test_any_shape_is_cut_exactly_or_refused(method, sizes, unit, ratio, seed):
         gone = n - n // merged_into_one(ratio)
         equalise(twin, 0, axis, merged_into_one(ratio))
     else:
-        gone = n_dropped(n, ratio)
+        kept = n - n_dropped(n, ratio)
+        gone = n - min(n, kept + -kept % granularity)
         run(twin, method, ratio, seed=seed, remove=axes.mask, **params)
     assert achieved == pytest.approx(gone / n, abs=1e-12)
     assert table(cut.description.layers[0].mixer).length[axis] == n - gone

@@ -170,7 +170,7 @@ def _make(
 ) -> tuple[dict[str, Any], Training | None]:
     """Compress and train the model in place; give the facts of what it is then."""
     from ssmbench.execute.fine_tune import fine_tune
-    from ssmbench.surgery import compress, facts
+    from ssmbench.surgery import compress, facts, units
     from ssmbench.surgery.context import MethodContext
 
     cell, dense = job.cell, model.description
@@ -188,6 +188,8 @@ def _make(
     )
     isolation.seed_everything(cell.seed)
     achieved = compress.apply(model, cell.steps, context)
+    for text in units.slow_shapes(model, dense):
+        log.info("%s", text)
     training = fine_tune(job, model, tokenizer, shared, dense=lambda: _dense(job), report=report)
     report("facts", 0, 0)
     if training is not None and (zeros := compress.zeros(model, cell.steps[-1])) is not None:

@@ -66,7 +66,7 @@ def compress_one(request: Request) -> int:
         MethodError: a method cannot do its job on this model.
     """
     from ssmbench.models import export as exports
-    from ssmbench.surgery import facts
+    from ssmbench.surgery import facts, units
 
     steps = chain(request.method, request.ratio, request.params)
     check_free(request.out)
@@ -83,6 +83,7 @@ def compress_one(request: Request) -> int:
             achieved = compress(model, steps, windows, report=report)
             _round(model, request.dtype)
             report("write", 0, 0)
+            slow = units.slow_shapes(model, dense)
             figures = {**facts.measure(model, dense), "ratio_achieved": achieved}
             record = {**_record(request, found, model, steps), **figures}
             lacks = write(
@@ -96,6 +97,8 @@ def compress_one(request: Request) -> int:
         console.note("interrupted; nothing was written")
         return INTERRUPTED
     _show(request, steps, record, lacks)
+    for text in slow:
+        console.note(text)
     return DONE
 
 

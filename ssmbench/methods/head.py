@@ -35,6 +35,7 @@ class Params(BaseModel, frozen=True, extra="forbid"):
         "by default what the mixer's sharing asks for.",
     )
     layers: units.Mixers = Field(default="ssm", description="Which mixers lose heads.")
+    granularity: int = Field(default=1, ge=1, description=units.GRANULARITY)
 
 
 def needs(params: Params) -> frozenset[str]:
@@ -49,4 +50,11 @@ def compress(model: Decoder, *, ratio: float, params: Params, context: MethodCon
         Removed heads or groups / all of them.
     """
     axes = units.axes_of(model, "head", layers=params.layers, head=params.unit)
-    return units.remove_lowest(model, axes, ratio=ratio, score=params.score, context=context)
+    return units.remove_lowest(
+        model,
+        axes,
+        ratio=ratio,
+        score=params.score,
+        context=context,
+        granularity=params.granularity,
+    )

@@ -27,6 +27,7 @@ class Params(BaseModel, frozen=True, extra="forbid"):
     """What ranks the channels."""
 
     score: scores.Score = Field(default="fisher", description="What ranks the channels.")
+    granularity: int = Field(default=1, ge=1, description=units.GRANULARITY)
 
 
 def needs(params: Params) -> frozenset[str]:
@@ -41,4 +42,11 @@ def compress(model: Decoder, *, ratio: float, params: Params, context: MethodCon
         Removed channels / all channels of x.
     """
     axes = units.axes_of(model, "head_dim")
-    return units.remove_lowest(model, axes, ratio=ratio, score=params.score, context=context)
+    return units.remove_lowest(
+        model,
+        axes,
+        ratio=ratio,
+        score=params.score,
+        context=context,
+        granularity=params.granularity,
+    )

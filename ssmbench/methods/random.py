@@ -40,11 +40,19 @@ class Params(BaseModel, frozen=True, extra="forbid"):
         default="both", description="Which projections are pruned, where the unit is `weight`."
     )
     layers: Layers = Field(default="ssm", description="Which layers are pruned.")
+    granularity: int = Field(
+        default=1, ge=1, description=f"{units.GRANULARITY} Not of weights and blocks."
+    )
 
     @model_validator(mode="after")
     def _fit(self) -> Params:
         if self.unit != "weight" and self.targets != "both":
             raise ValueError(f"`targets` is for the unit `weight`; found unit {self.unit!r}")
+        if self.unit in {"weight", "block"} and self.granularity != 1:
+            raise ValueError(
+                "`granularity` is for the units `state`, `head_dim` and `head`; found"
+                f" {self.unit!r}"
+            )
         possible = {"state": ("ssm",), "head_dim": ("ssm",)}.get(
             self.unit, ("ssm", "attention", "all")
         )
@@ -83,7 +91,14 @@ def compress(model: Decoder, *, ratio: float, params: Params, context: MethodCon
     if params.unit == "block":
         return _blocks(model, ratio, params.layers, context)
     axes = units.axes_of(model, params.unit, layers=params.layers)
-    return units.remove_lowest(model, axes, ratio=ratio, score="random", context=context)
+    return units.remove_lowest(
+        model,
+        axes,
+        ratio=ratio,
+        score="random",
+        context=context,
+        granularity=params.granularity,
+    )
 
 
 def _weights(model: Decoder, ratio: float, params: Params, seed: int) -> float:

@@ -28,6 +28,7 @@ class Params(BaseModel, frozen=True, extra="forbid"):
     """What ranks the states."""
 
     score: scores.Score = Field(default="fisher", description="What ranks the states.")
+    granularity: int = Field(default=1, ge=1, description=units.GRANULARITY)
 
 
 def needs(params: Params) -> frozenset[str]:
@@ -42,4 +43,11 @@ def compress(model: Decoder, *, ratio: float, params: Params, context: MethodCon
         Removed states / all states.
     """
     axes = units.axes_of(model, "state")
-    return units.remove_lowest(model, axes, ratio=ratio, score=params.score, context=context)
+    return units.remove_lowest(
+        model,
+        axes,
+        ratio=ratio,
+        score=params.score,
+        context=context,
+        granularity=params.granularity,
+    )

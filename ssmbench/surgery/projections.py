@@ -147,7 +147,7 @@ def keep_largest(scores: Tensor, ratio: float) -> Tensor:
         (…, n) bool, True = kept.
     """
     n = scores.shape[-1]
-    return _keep(scores, n - n_dropped(n, ratio))
+    return keep_highest(scores, n - n_dropped(n, ratio))
 
 
 def keep_pattern(scores: Tensor, pattern: str) -> Tensor:
@@ -161,10 +161,11 @@ def keep_pattern(scores: Tensor, pattern: str) -> Tensor:
         (…, n) bool, True = kept.
     """
     n, m = _parse(pattern)
-    return _keep(scores.unflatten(-1, (-1, m)), n).flatten(-2)
+    return keep_highest(scores.unflatten(-1, (-1, m)), n).flatten(-2)
 
 
-def _keep(scores: Tensor, n: int) -> Tensor:
+def keep_highest(scores: Tensor, n: int) -> Tensor:
+    """Mark the n largest of the last axis; on ties the lower index stays."""
     order = scores.argsort(dim=-1, descending=True, stable=True)
     keep = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
     return keep.scatter_(-1, order[..., :n], value=True)

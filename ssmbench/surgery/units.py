@@ -9,7 +9,7 @@ from ssmbench.errors import MethodError
 from ssmbench.models.description import SSD, Attention
 from ssmbench.surgery import scores as unit_scores
 from ssmbench.surgery.coupling import WORDS, Axis, table
-from ssmbench.surgery.projections import keep_largest, n_dropped
+from ssmbench.surgery.projections import keep_highest, n_dropped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ssmbench.models.decoder import Decoder
-    from ssmbench.models.description import Mixer
+    from ssmbench.models.description import Description, Mixer
     from ssmbench.surgery.context import MethodContext
     from ssmbench.surgery.scores import Score
 
@@ -26,6 +26,10 @@ Mixers = Literal["ssm", "attention", "all"]
 
 Unit = Literal["state", "head_dim", "head"]
 HeadUnit = Literal["head", "group"]
+
+GRANULARITY = (
+    "Round what is kept up to a multiple of this. GPU kernels want multiples of 16: docs/gpu.md."
+)
 
 _METHODS: Mapping[Axis, str] = {"r": "`head`", "p": "`head_dim`", "n": "`state`"}
 
@@ -88,7 +92,7 @@ class Counts(NamedTuple):
     gone: int
 
 
-def count(n: int, ratio: float, *, units: str, where: str) -> Counts:
+def count(n: int, ratio: float, *, units: str, where: str, granularity: int = 1) -> Counts:
     """Give floor(n · ratio) of n, where that is at least one and not all.
 
     Args:
@@ -96,6 +100,7 @@ def count(n: int, ratio: float, *, units: str, where: str) -> Counts:
         ratio: fraction to remove, above 0 and below 1.
         units: what they are called, for the message.
         where: what has them, for the message.
+        granularity: what is kept is rounded up to a multiple of it.
 
     Raises:
         MethodError: nothing would go, or nothing would stay.
@@ -116,7 +121,26 @@ def count(n: int, ratio: float, *, units: str, where: str) -> Counts:
             f"{where}: keeps 0 of {n} {units} at ratio {ratio:g}; expected to keep at least one. "
             "Choose a smaller ratio."
         )
-    return Counts(n, gone)
+    rounded = n_gone(n, ratio, granularity)
+    if not rounded:
+        raise MethodError(
+            f"{where}: removes 0 of {n} {units} at ratio {ratio:g}, since the {n - gone} that stay "
+            f"are rounded up to a multiple of granularity {granularity}; choose a larger ratio or "
+            "a smaller granularity."
+        )
+    return Counts(n, rounded)
+
+
+def n_gone(n: int, ratio: float, granularity: int = 1) -> int:
+    """Give how many of n units go: floor(n · ratio), or fewer, so that what stays is round.
+
+    Args:
+        n: units that can be chosen from.
+        ratio: fraction to remove, in [0, 1).
+        granularity: what is kept is rounded up to a multiple of it, at most to n.
+    """
+    kept = n - n_dropped(n, ratio)
+    return n - min(n, math.ceil(kept / granularity) * granularity)
 
 
 def _smallest(n: int) -> float:
@@ -132,6 +156,7 @@ def remove_lowest(
     ratio: float,
     score: Score,
     context: MethodContext,
+    granularity: int = 1,
 ) -> float:
     """Remove the floor(n · ratio) lowest units of every layer named, in place.
 
@@ -145,6 +170,7 @@ def remove_lowest(
         ratio: fraction of the units to remove, in [0, 1); at 0 nothing happens.
         score: what ranks the units.
         context: of the cell.
+        granularity: what each combination keeps is rounded up to a multiple of it.
 
     Returns:
         Removed units / all units, over the layers named.
@@ -153,33 +179,35 @@ def remove_lowest(
         MethodError: a layer has no such unit, or none would go, or none would stay.
         NumericalError: a score is not finite.
     """
-    counts = {i: _count(model, i, axis, ratio) for i, axis in axes.items()}
+    counts = {i: _count(model, i, axis, ratio, granularity) for i, axis in axes.items()}
     if ratio == 0:
         return 0.0
     found = unit_scores.of_units(model, axes, score=score, context=context)
     for layer, axis in axes.items():
         try:
-            context.remove(model, layer, axis, kept_indices(found[layer], ratio))
+            context.remove(model, layer, axis, kept_indices(found[layer], ratio, granularity))
         except MethodError as error:
             raise MethodError(f"{_where(model, layer)}: {error}") from None
     return sum(c.gone for c in counts.values()) / sum(c.all for c in counts.values())
 
 
-def kept_indices(scores: Tensor, ratio: float) -> Tensor:
-    """Give the ascending indices of all but the floor(n · ratio) lowest of the last axis.
+def kept_indices(scores: Tensor, ratio: float, granularity: int = 1) -> Tensor:
+    """Give the ascending indices of all but the `n_gone` lowest of the last axis.
 
     Args:
         scores: (…, n).
         ratio: fraction to drop, in [0, 1).
+        granularity: as for `n_gone`.
 
     Returns:
         (…, k) int64; on ties the lower index stays.
     """
-    keep = keep_largest(scores, ratio)
+    n = scores.shape[-1]
+    keep = keep_highest(scores, n - n_gone(n, ratio, granularity))
     return keep.nonzero()[:, -1].view(*scores.shape[:-1], -1)
 
 
-def _count(model: Decoder, layer: int, axis: Axis, ratio: float) -> Counts:
+def _count(model: Decoder, layer: int, axis: Axis, ratio: float, granularity: int) -> Counts:
     """Count one layer's units along an axis, and how many of them go."""
     sizes, where = model.description.layers[layer].mixer, _where(model, layer)
     assert sizes is not None
@@ -197,9 +225,41 @@ def _count(model: Decoder, layer: int, axis: Axis, ratio: float) -> Counts:
     words = WORDS["r"] if axis == "g" and t.length["r"] == 1 else WORDS[axis]
     if axis == "r" and t.length["g"] > 1:
         words += " in a group"
-    one = count(n, ratio, units=words, where=where)
+    one = count(n, ratio, units=words, where=where, granularity=granularity)
     return Counts(one.all * times, one.gone * times)
 
 
 def _where(model: Decoder, layer: int) -> str:
     return f"{model.description.family}: layer {layer}"
+
+
+def slow_shapes(model: Decoder, dense: Description) -> list[str]:
+    """Say which shapes left by pruning GPU kernels are slow on, and what would be fast.
+
+    A head's states and channels that are no multiple of 16 are loaded one by one instead of in
+    128-bit pieces (Triton specialises on divisibility by 16), which can cost more than was saved.
+
+    Args:
+        model: compressed.
+        dense: what it was before; what it had then is not pruning's doing.
+
+    Returns:
+        A sentence for each kind of shape; none where all is well.
+    """
+    found: dict[tuple[str, int], int] = {}
+    for spec, before in zip(model.description.layers, dense.layers, strict=True):
+        now, then = spec.mixer, before.mixer
+        if not isinstance(now, SSD) or not isinstance(then, SSD):
+            continue
+        pairs = {
+            "states": (now.d_state, then.d_state),
+            "channels of a head": (now.head_dim, then.head_dim),
+        }
+        for what, (n, n_then) in pairs.items():
+            if n != n_then and n % 16:
+                found[what, n] = found.get((what, n), 0) + 1
+    return [
+        f"{count} of {len(dense.layers)} layers keep {n} {what}, no multiple of 16, which GPU "
+        f"kernels are slow on; `granularity: 16` keeps {math.ceil(n / 16) * 16} (docs/gpu.md)"
+        for (what, n), count in found.items()
+    ]
