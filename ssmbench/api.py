@@ -122,8 +122,9 @@ def evaluate(
     limit: int | None = None,
     seed: int = 0,
     batch_tokens: int = 16384,
+    backend: str = "auto",
 ) -> dict[str, pl.DataFrame]:
-    """Measure a model.
+    """Measure a model. On a CPU the process henceforth keeps memory that it frees, for its own use.
 
     Args:
         model: as `load` or `compress` gives it.
@@ -132,6 +133,7 @@ def evaluate(
         limit: score the first N documents of each task only.
         seed: for suites that draw at random.
         batch_tokens: positions that run at once.
+        backend: whose kernels compute, as a grid's `backend`.
 
     Returns:
         The tables `metrics`, `samples`, `latency` and `layers`, with a column `suite`.
@@ -139,34 +141,43 @@ def evaluate(
     Raises:
         CommandError: a suite parameter that does not exist or does not fit.
         DataError: a data set is missing.
+        PrerequisiteError: the backend was named, and cannot compute on this machine.
     """
     import polars as pl
 
+    from ssmbench.kernels import backends
+    from ssmbench.kernels.memory import keep_freed_memory
     from ssmbench.suites._context import Context
 
+    if model.device.type == "cpu":
+        keep_freed_memory()
     names = ("metrics", "samples", "latency", "layers")
     tables: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     tokenizer = tokenizer_of(model)
-    for wanted in suites:
-        given = {"suite": wanted} if isinstance(wanted, str) else dict(wanted)
-        name = str(given.pop("suite", ""))
-        plugin = plugins.load("suite", name)
-        params = checked(plugin, f"suite {name}", given)
-        with tempfile.TemporaryDirectory(prefix="ssmbench-") as scratch:
-            context = Context(
-                model=model,
-                tokenizer=tokenizer,
-                dense=lambda: _dense(model),
-                data=Path(data) if data else None,
-                limit=limit,
-                seed=seed,
-                batch_tokens=batch_tokens,
-                scratch=Path(scratch),
-                report=lambda _step, _done, _total: None,
-            )
-            result = plugin.run(context, params)
-        for table, rows in tables.items():
-            rows += [{"suite": name, **row} for row in getattr(result, table)]
+    dtype = str(model.embedding.weight.dtype).removeprefix("torch.")
+    with backends.using(backend, str(model.device), dtype):
+        for wanted in suites:
+            given = {"suite": wanted} if isinstance(wanted, str) else dict(wanted)
+            name = str(given.pop("suite", ""))
+            plugin = plugins.load("suite", name)
+            params = checked(plugin, f"suite {name}", given)
+            with tempfile.TemporaryDirectory(prefix="ssmbench-") as scratch:
+                context = Context(
+                    model=model,
+                    tokenizer=tokenizer,
+                    dense=lambda: _dense(model),
+                    data=Path(data) if data else None,
+                    limit=limit,
+                    seed=seed,
+                    batch_tokens=batch_tokens,
+                    scratch=Path(scratch),
+                    report=lambda _step, _done, _total: None,
+                )
+                with backends.recording() as computed:
+                    result = plugin.run(context, params)
+            for table, rows in tables.items():
+                more = {} if table == "samples" else {"backend": computed.text}
+                rows += [{"suite": name, **row, **more} for row in getattr(result, table)]
     return {name: pl.DataFrame(rows, infer_schema_length=None) for name, rows in tables.items()}
 
 

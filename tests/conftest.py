@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
     os.environ.setdefault(name, "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Settled when triton is first imported, which transformers does: its kernels run on the CPU here.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 # A script that starts the tests in the background lets them, and all their children, ignore it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

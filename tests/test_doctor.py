@@ -12,7 +12,7 @@ import torch
 
 from ssmbench.execute import diagnosis, environment, probe
 from ssmbench.execute.diagnosis import Machine
-from ssmbench.kernels import check
+from ssmbench.kernels import backends, check, dispatch
 
 HERE = {"ssmbench": "1.0", "python": "3.11.7", "ray": "2.60.0", "torch": "2.13.0+cpu"}
 
@@ -71,20 +71,51 @@ def test_kernels_that_are_off_or_not_a_number_or_cannot_run():
 
 
 def test_the_kernels_here_are_right_and_a_wrong_one_is_seen(monkeypatch):
-    assert set(check.errors("cpu")) == {"ssd", "selective_scan", "causal_conv"}
+    assert set(check.errors("cpu")) == set(backends.OPERATIONS)
     assert all(e < check.LARGEST_ERROR for e in check.errors("cpu").values())
-    right = check.selective_scan
+    right = dispatch.selective_scan
 
     def wrong(*args, **options):
         y, state = right(*args, **options)
         return y, state * 1.01
 
-    monkeypatch.setattr(check, "selective_scan", wrong)
+    monkeypatch.setattr(dispatch, "selective_scan", wrong)
     errors = check.errors("cpu")
     assert errors["selective_scan"] > check.LARGEST_ERROR
     assert errors["ssd"] < check.LARGEST_ERROR
     answer = probe.Probe().kernels("cpu")
     assert [c.verdict for c in diagnosis.check_kernels("a", [answer])] == ["bad"]
+
+
+def test_backends_are_listed_with_what_they_lack_and_why():
+    answer = {
+        "name": "H200",
+        "errors": {"ssd": 1e-7},
+        "limit": 1e-3,
+        "computed": "ssd: mamba_ssm, causal_conv: triton",
+        "backends": {
+            "mamba_ssm": {
+                "ssd": None,
+                "selective_scan": "No module named 'selective_scan_cuda'",
+                "causal_conv": "No module named 'causal_conv1d'",
+            },
+            "triton": {"ssd": None, "selective_scan": None},
+            "torch": {"ssd": None},
+        },
+    }
+    kernels, *found = diagnosis.check_kernels("a", [answer])
+    assert (kernels.name, kernels.verdict) == ("kernels", "ok")
+    assert [(c.name, c.verdict, c.found) for c in found] == [
+        ("backend", "ok", "H200, auto: ssd: mamba_ssm, causal_conv: triton"),
+        (
+            "backend",
+            "skipped",
+            "mamba_ssm: selective_scan: No module named 'selective_scan_cuda';"
+            " causal_conv: No module named 'causal_conv1d'",
+        ),
+        ("backend", "ok", "triton: computes all it offers"),
+        ("backend", "ok", "torch: computes all it offers"),
+    ]
 
 
 def test_a_device_that_is_not_there_is_a_problem_not_a_crash():

@@ -137,6 +137,21 @@ def test_the_error_ends_with_the_count(grid):
             "4:23: resources.num_cpus: found -1 (a number); expected at least 0",
         ),
         (
+            "backend: cuda",
+            "4:10: backend: found 'cuda' (text); expected one of these. Known: auto, mamba_ssm, "
+            "torch, triton.",
+        ),
+        (
+            "backend: triton",
+            "4:10: backend: 'triton' needs a GPU, but resources.num_gpus is 0; expected "
+            "num_gpus: 1, or backend: auto",
+        ),
+        (
+            "backend: mamba_ssm\nresources: {num_gpus: 1, timing: {num_gpus: 0}}",
+            "4:10: backend: 'mamba_ssm' needs a GPU, but resources.timing.num_gpus is 0; expected "
+            "num_gpus: 1, or backend: auto",
+        ),
+        (
             "resources: {labels: {zone: 1}}",
             "4:28: resources.labels.zone: found 1 (a number); expected text",
         ),
@@ -169,6 +184,7 @@ def test_a_wrong_value_is_told_with_what_was_found_and_expected(grid, line, expe
         ("3", "found 3 (a number); expected a model's name or a mapping such as"),
         ("{}", "the mapping has neither 'name' nor 'path'; expected at least one of them"),
         ("{pth: x, name: mamba-130m}", "the key 'pth' is unknown. Did you mean 'path'?"),
+        (f"{{path: ./{300 * 'x'}}}", "models[1].path: there is no folder './xxxx"),
         ("{path: ./gone}", "models[1].path: there is no folder './gone'; expected a folder"),
         ("{path: a/b/c}", "models[1].path: there is no folder 'a/b/c'; expected a folder"),
         ("{path: tiny/gone}", "models[1].path: there is no folder 'tiny/gone'"),

@@ -8,8 +8,12 @@ from torch.testing import assert_close
 
 from ssmbench.kernels import naive
 from ssmbench.kernels.conv import causal_conv, next_tail
+from ssmbench.kernels.gate import gate, gated_norm
+from ssmbench.kernels.selective_scan import BLOCK_ELEMENTS as SCAN_BLOCK_ELEMENTS
 from ssmbench.kernels.selective_scan import selective_scan
 from ssmbench.kernels.ssd import ssd
+from ssmbench.kernels.ssd_blocks import BLOCK_ELEMENTS
+from ssmbench.models.state import select
 
 DOUBLE = torch.float64
 # Sums of cumulative decays are differences of numbers up to a few hundred: float64 keeps 1e-10.
@@ -79,12 +83,58 @@ def test_ssd_survives_decays_that_underflow():
     assert_close(state.double(), state_ref, rtol=2e-3, atol=2e-3)
 
 
-def test_ssd_rows_taken_apart_give_what_they_give_together(monkeypatch):
-    inputs = ssd_inputs(5, 40, 2, 3, 1, 4)
-    whole, _ = ssd(**inputs)
-    monkeypatch.setattr("ssmbench.kernels.ssd.BLOCK_ELEMENTS", 1)
-    apart, _ = ssd(**inputs)
-    assert_close(apart, whole, **TIGHT)
+def test_ssd_keeps_the_digits_of_small_differences_of_large_sums():
+    """A chunk's sum reaches hundreds; what one step decays by must still be right."""
+    inputs = ssd_inputs(1, 64, 2, 3, 1, 4, torch.float32)
+    inputs["log_decay"] = torch.full((1, 64, 2), -8.0)
+    inputs["log_decay"][:, 32:] = -0.01
+    y, state = ssd(**inputs)
+    y_ref, state_ref = naive.ssd(**{k: v.double() for k, v in inputs.items()})
+    assert_close(y.double(), y_ref, rtol=2e-6, atol=2e-5)
+    assert_close(state.double(), state_ref, rtol=2e-6, atol=2e-5)
+
+
+@pytest.mark.parametrize("block", [1, 400, 1 << 17])
+def test_ssd_in_blocks_of_any_size_gives_the_same(monkeypatch, block):
+    inputs = ssd_inputs(5, 41, 4, 3, 2, 4)
+    monkeypatch.setitem(BLOCK_ELEMENTS, "cpu", block)
+    found, expected = gradients(ssd, inputs, chunk=8), gradients(naive.ssd, inputs)
+    assert_close(ssd(**inputs, chunk=8), naive.ssd(**inputs), **TIGHT)
+    for name, grad in expected.items():
+        assert_close(found[name], grad, **TIGHT, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.mark.parametrize("block", [1, 1 << 17])
+@pytest.mark.parametrize("length", [1, 16, 19])
+def test_ssd_whose_last_state_nobody_wants(monkeypatch, block, length):
+    monkeypatch.setitem(BLOCK_ELEMENTS, "cpu", block)
+    inputs = ssd_inputs(3, length, 4, 3, 2, 5)
+
+    def y_alone(fast, **kwargs):
+        leaves = {k: v.clone().requires_grad_() for k, v in inputs.items()}
+        y, state = fast(**leaves, **kwargs)
+        y.square().sum().backward()
+        return y, state, {k: v.grad for k, v in leaves.items()}
+
+    y, state, found = y_alone(ssd, chunk=8, ends=True)
+    y_ref, _, expected = y_alone(naive.ssd)
+    assert not state.numel()
+    assert_close(y, y_ref, **TIGHT)
+    for name, grad in expected.items():
+        assert_close(found[name], grad, **TIGHT, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.mark.parametrize(("h", "g"), [(4, 1), (4, 4)])
+def test_a_state_stays_in_the_products_order_from_call_to_call(h, g):
+    inputs = ssd_inputs(3, 5, h, 3, g, 6)
+    _, state = ssd(**inputs)
+    order = state.permute(0, 3, 1, 2) if g == 1 else state.transpose(2, 3)
+    assert order.is_contiguous()
+    rows = torch.tensor([2, 0, 0, 1])
+    (forked,) = select((state,), rows)
+    assert torch.equal(forked, state[rows])
+    assert (forked.permute(0, 3, 1, 2) if g == 1 else forked.transpose(2, 3)).is_contiguous()
+    assert torch.equal(select((state.contiguous(),), rows)[0], forked)
 
 
 def gradients(fast, inputs, frozen=(), **kwargs):
@@ -154,6 +204,17 @@ def test_selective_scan_agrees_with_the_recurrence(b, length, e, n):
     assert_close(state, state_ref, **TIGHT)
 
 
+@pytest.mark.parametrize("block", [1, 100, 1 << 19])
+def test_selective_scan_in_blocks_of_any_size_gives_the_same(monkeypatch, block):
+    inputs = scan_inputs(5, 37, 4, 3)
+    monkeypatch.setitem(SCAN_BLOCK_ELEMENTS, "cpu", block)
+    found = gradients(selective_scan, inputs)
+    expected = gradients(naive.selective_scan, inputs)
+    assert_close(selective_scan(**inputs), naive.selective_scan(**inputs), **TIGHT)
+    for name, grad in expected.items():
+        assert_close(found[name], grad, **TIGHT, msg=lambda m, name=name: f"{name}: {m}")
+
+
 @pytest.mark.parametrize("absent", ["D", "state"])
 def test_selective_scan_without_an_optional_input(absent):
     inputs = scan_inputs(2, 19, 4, 3) | {absent: None}
@@ -187,6 +248,31 @@ def test_conv_agrees_with_the_loop_and_with_torch(length, with_tail):
     assert_close(y, torch_form.transpose(1, 2), **TIGHT)
 
 
+def test_conv_computes_in_the_weights_type_also_where_projections_run_in_half():
+    x, weight, bias = (draw(*n, dtype=torch.float32) for n in ((2, 9, 5), (5, 4), (5,)))
+    expected = causal_conv(x.bfloat16().float(), weight, bias)
+    assert torch.equal(causal_conv(x.bfloat16(), weight, bias), expected)
+
+
+@pytest.mark.parametrize("with_tail", [True, False])
+def test_no_positions_convolve_to_none_and_leave_the_tail(with_tail):
+    x, tail = draw(2, 0, 5), draw(2, 3, 5, seed=1) if with_tail else None
+    assert causal_conv(x, draw(5, 4), None, tail).shape == (2, 0, 5)
+    left = torch.zeros(2, 3, 5, dtype=DOUBLE) if tail is None else tail
+    assert torch.equal(next_tail(x, None, 4, tail), left)
+    assert torch.equal(next_tail(x, torch.tensor([0, 0]), 4, tail), left)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 7])
+def test_the_next_tail_is_the_end_of_all_inputs(length):
+    x, tail = draw(2, length, 5), draw(2, 3, 5, seed=1)
+    whole = torch.cat([tail, x], 1)
+    assert torch.equal(next_tail(x, None, 4, tail), whole[:, -3:])
+    lengths = torch.tensor([length - 1, length])
+    expected = torch.stack([whole[0, length - 1 :][:3], whole[1, length:][:3]])
+    assert torch.equal(next_tail(x, lengths, 4, tail), expected)
+
+
 def test_a_short_row_takes_its_tail_from_before():
     x = torch.arange(1.0, 7.0).view(2, 3, 1)
     tail = torch.tensor([[-3.0], [-2.0], [-1.0]]).expand(2, 3, 1)
@@ -194,3 +280,32 @@ def test_a_short_row_takes_its_tail_from_before():
     found = next_tail(x, lengths, 4, tail)
     # Row 0 has one token (1): its last three inputs are -2, -1, 1. Row 1 has all of 4, 5, 6.
     assert found[:, :, 0].tolist() == [[-2.0, -1.0, 1.0], [4.0, 5.0, 6.0]]
+
+
+@pytest.mark.parametrize(("tokens", "width", "groups"), [(1, 6, 1), (70, 12, 3), (0, 4, 2)])
+def test_gate_and_norm_agree_with_their_formulas(monkeypatch, tokens, width, groups):
+    monkeypatch.setattr("ssmbench.kernels.gate.BLOCK_ELEMENTS", 100)
+    # As a mixer has them: what gates is part of a wider tensor.
+    y, z = draw(tokens, width, dtype=torch.float32), draw(tokens, 30, dtype=torch.float32, seed=1)
+    z, weight = z[:, 3 : 3 + width], draw(width, dtype=torch.float32, seed=2)
+    assert_close(gate(y, z), naive.gate(y, z, torch.float32), rtol=1e-5, atol=1e-6)
+    found = gated_norm(y, z, weight, 1e-3, groups)
+    assert_close(found, naive.gated_norm(y, z, weight, 1e-3, groups), rtol=1e-5, atol=1e-6)
+    # In one go, where gradients are wanted, too.
+    leaves = [t.clone().requires_grad_() for t in (y, z, weight)]
+    assert_close(gate(*leaves[:2]), gate(y, z), rtol=1e-6, atol=1e-7)
+    assert_close(gated_norm(*leaves, 1e-3, groups), found, rtol=1e-6, atol=1e-7)
+
+
+def test_gradients_of_gate_and_norm_agree_with_their_formulas():
+    inputs = {"y": draw(5, 6), "z": draw(5, 6, seed=1), "weight": draw(6, seed=2)}
+    inputs = {k: v.float() for k, v in inputs.items()}
+
+    def of(norm):
+        leaves = {k: v.clone().requires_grad_() for k, v in inputs.items()}
+        norm(**leaves, eps=1e-3, n_groups=2).square().sum().backward()
+        return {k: v.grad for k, v in leaves.items()}
+
+    expected = of(naive.gated_norm)
+    for name, grad in of(gated_norm).items():
+        assert_close(grad, expected[name], rtol=1e-4, atol=1e-5)

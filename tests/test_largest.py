@@ -152,3 +152,13 @@ def test_steps_after_are_added_up_as_written(length):
     for row, n in enumerate(lengths.tolist()):
         for t in range(length):
             assert_close(found[row, t], step[row, t + 1 : n].sum(0), rtol=1e-12, atol=1e-12)
+
+
+def test_the_bound_on_a_logarithm_holds_and_is_near():
+    exponents = torch.linspace(-120, 120, 100_003)
+    x = torch.cat([torch.exp2(exponents), torch.tensor([1.0, 1.4427, 2.0, 3.0])])
+    over = largest.log2_above(x).double() - x.double().log2()
+    assert (over > -1e-5).all()
+    assert (over < 0.09).all()
+    assert torch.isfinite(largest.log2_above(torch.zeros(3))).all()
+    assert (largest.log2_above(torch.zeros(3)) < -120).all()

@@ -21,6 +21,7 @@ from ssmbench.errors import StoreError
 from ssmbench.execute import environment, isolation, policy
 from ssmbench.execute.job import Job, Report, SuiteFailure
 from ssmbench.execute.share import Shared
+from ssmbench.kernels import backends
 from ssmbench.store import attempts
 from ssmbench.store.columns import SUITE_TABLES
 from ssmbench.store.folder import RunFolder
@@ -52,18 +53,21 @@ def run_attempt(job: Job, report: Report) -> dict[str, Any]:
     done: list[str] = []
     failures: list[SuiteFailure] = []
     memory: dict[str, int | None] = {}
+    computed = backends.Record()
     try:
-        with isolation.surroundings(job):
+        with isolation.surroundings(job), backends.recording(computed):
             log.info("%s, attempt %d (%s)", job.cell.label, job.number, job.attempt_id)
             try:
-                _work(job, report, done, failures)
+                with isolation.kernels(job):
+                    _work(job, report, done, failures)
             except Exception as error:  # noqa: BLE001 - whatever it is becomes the outcome
                 _note(error, _missing(job, done, failures), failures)
             memory = _memory(job.device)
             _release(job.device)
     except Exception as error:  # noqa: BLE001 - no log file, say, on a full disk
         _note(error, _missing(job, done, failures), failures)
-    outcome = {**outcome_of(job, done=done, failures=failures, started_s=started_s), **memory}
+    outcome = outcome_of(job, done=done, failures=failures, started_s=started_s)
+    outcome |= {**memory, "backend": computed.text}
     try:
         attempts.write_outcome(RunFolder.at(job.folder), outcome)
     except (OSError, StoreError) as error:
@@ -144,7 +148,8 @@ def _work(job: Job, report: Report, done: list[str], failures: list[SuiteFailure
         report(suite.name, 0, 0)
         started_s = time.monotonic()
         try:
-            rows = _measure(job, suite, model, tokenizer, training, report)
+            with backends.recording() as computed:
+                rows = _measure(job, suite, model, tokenizer, training, report)
             attempts.write_suite(
                 RunFolder.at(job.folder),
                 cell_id=job.cell.id,
@@ -153,6 +158,7 @@ def _work(job: Job, report: Report, done: list[str], failures: list[SuiteFailure
                 result_rows=rows,
                 facts=facts,
                 seconds=time.monotonic() - started_s,
+                backend=computed.text,
             )
             log.info("%s: measured in %.1f s", suite.name, time.monotonic() - started_s)
         except Exception as error:  # noqa: BLE001 - one suite's failure is not the next one's

@@ -120,6 +120,32 @@ def check_kernels(machine: str, answers: Iterable[Mapping[str, Any] | None]) -> 
             advice = "numbers from this device are wrong: leave the machine out" if wrong else ""
             verdict: Verdict = "bad" if wrong else "ok"
             checks.append(Check("kernels", machine, verdict, f"{answer['name']}: {shown}", advice))
+            checks += check_backends(machine, answer)
+    return checks
+
+
+def check_backends(machine: str, answer: Mapping[str, Any]) -> list[Check]:
+    """Say what computes on a device, and of each backend why it does not; none is bad.
+
+    Args:
+        machine: its name.
+        answer: of `Probe.kernels`, without a problem; that of a processor names no backends.
+    """
+    if not answer.get("backends"):
+        return []
+    checks = [Check("backend", machine, "ok", f"{answer['name']}, auto: {answer['computed']}")]
+    for backend, problems in answer["backends"].items():
+        lacking = {op: problem for op, problem in problems.items() if problem is not None}
+        if not lacking:
+            checks.append(Check("backend", machine, "ok", f"{backend}: computes all it offers"))
+            continue
+        reasons = dict.fromkeys(lacking.values())
+        shown = "; ".join(
+            f"{', '.join(op for op, p in lacking.items() if p == reason)}: {reason}"
+            for reason in reasons
+        )
+        advice = "see docs/gpu.md, if you want it"
+        checks.append(Check("backend", machine, "skipped", f"{backend}: {shown}", advice))
     return checks
 
 

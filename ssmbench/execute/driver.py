@@ -224,6 +224,7 @@ class Driver:
             capture=self._executor.captures,
             gpu_share=1.0 if demand.alone else min(1.0, resources.num_gpus or 1.0),
             checkpoint_s=task.entry.checkpoint_s,
+            backend=task.entry.backend,
         )
         self._flights[attempt_id] = Flight(task, job, demand, now)
         self._executor.submit(job, demand)

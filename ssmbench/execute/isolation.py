@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ssmbench.execute.environment import n_threads
+from ssmbench.kernels import backends
 from ssmbench.kernels.memory import keep_freed_memory, release_freed_memory
 from ssmbench.store import logs
 from ssmbench.store.folder import RunFolder
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from ssmbench.execute.job import Job
+
+log = logging.getLogger(__name__)
 
 
 def variables(*, num_cpus: float, data: str | None, offline: bool) -> dict[str, str]:
@@ -71,6 +74,24 @@ def surroundings(job: Job) -> Iterator[None]:
         if job.device == "cpu":
             keep_freed_memory()
         reset_peak_memory()
+        yield
+
+
+@contextlib.contextmanager
+def kernels(job: Job) -> Iterator[None]:
+    """Put the job's backend in use, and say in the log what it computes.
+
+    Raises:
+        PrerequisiteError: it was named, and can compute nothing on this machine.
+    """
+    with backends.using(job.backend, job.device, job.cell.dtype) as choice:
+        if job.device != "cpu":
+            computed = ", ".join(f"{op} by {who}" for op, who in choice.providers.items())
+            log.info("backend %s: %s; all else by torch", job.backend, computed or "nothing")
+            for found in choice.found:
+                for operation, problem in found.problems.items():
+                    if problem is not None:
+                        log.info("%s cannot compute %s: %s", found.backend, operation, problem)
         yield
 
 

@@ -48,6 +48,7 @@ class Job:
             where a debugger needs the terminal).
         gpu_share: the part of one GPU's memory that is the attempt's, above 0 up to 1.
         checkpoint_s: how often a training is saved, in seconds.
+        backend: whose kernels compute, one of `kernels.backends.NAMES`.
     """
 
     folder: str
@@ -64,6 +65,7 @@ class Job:
     capture: bool
     gpu_share: float = 1.0
     checkpoint_s: float = 600
+    backend: str = "auto"
 
     @property
     def kind(self) -> Kind:

@@ -123,15 +123,16 @@ def _refuse_scored_text(entries: Sequence[Entry], data: Path) -> None:
 
 
 def timing_device(grid: Grid) -> str:
-    """Name the device that a grid's times are measured on."""
+    """Name the device that a grid's times are measured on, and the backend if one is named."""
     asked = grid.resources.model_dump(exclude={"timing"})
     if grid.resources.timing is not None:
         asked |= grid.resources.timing.model_dump(exclude_none=True)
-    return environment.device_name(
+    name = environment.device_name(
         num_cpus=asked["num_cpus"],
         num_gpus=asked["num_gpus"],
         accelerator_type=asked["accelerator_type"],
     )
+    return name if grid.backend == "auto" else f"{name}, backend {grid.backend}"
 
 
 def is_offline(prepared: Prepared, data: Path | None) -> bool:

@@ -74,16 +74,32 @@ class Probe:
         return found
 
     def kernels(self, device: str) -> dict[str, Any]:
-        """Run each kernel against its twin; give the device's name and the errors, or a problem."""
+        """Run each kernel against its twin, on `auto`'s backend and on every other.
+
+        Returns:
+            The device's name, the errors with their limit, what computed, and for each backend
+            why it does not compute what it does not; or a problem.
+        """
         try:
             import torch
 
-            from ssmbench.kernels import check
+            from ssmbench.kernels import backends, check
 
             name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
-            return {"name": name, "errors": check.errors(device), "limit": check.LARGEST_ERROR}
+            # First: a GPU may be lent to one process at a time. A processor has torch's forms.
+            able = [] if device == "cpu" else backends.available(device)
+            found = {a.backend: dict(a.problems) for a in able}
+            with backends.using("auto", device), backends.recording() as computed:
+                errors = check.errors(device)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
             return {"problem": _one_line(error)}
+        return {
+            "name": name,
+            "errors": errors,
+            "limit": check.LARGEST_ERROR,
+            "computed": computed.text,
+            "backends": found,
+        }
 
 
 def _one_line(error: BaseException) -> str:

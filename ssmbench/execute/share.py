@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ssmbench.errors import StoreError
 from ssmbench.execute import isolation
 from ssmbench.execute.environment import n_threads
+from ssmbench.kernels import backends
 from ssmbench.plan.cells import identity_of
 from ssmbench.store.artifacts import Artifacts
 from ssmbench.store.folder import RunFolder
@@ -59,15 +60,17 @@ class Shared:
         text = identity_of(cell.calibration) if cell.calibration else None
         tokenizer = cell.model.tokenizer_fingerprint or cell.model.fingerprint
         self._text = {"tokenizer": tokenizer, "calibration": text}
-        # Sums over other batches, on another kind of device or by another number of threads
-        # have other last bits.
-        self._model = {
+        # Sums over other batches, on another kind of device, by another number of threads or by
+        # other kernels have other last bits.
+        self._model: dict[str, Any] = {
             "model": cell.model.fingerprint,
             "dtype": cell.dtype,
             "device": "cpu" if on_cpu else "cuda",
             "threads": n_threads(job.num_cpus) if on_cpu else None,
             "batch_tokens": job.batch_tokens,
         }
+        if providers := dict(backends.current().providers):
+            self._model["backend"] = providers
 
     def windows(self, draw: Callable[[], Tensor]) -> Tensor:
         """Give the cell's calibration windows, (samples, length) int64.

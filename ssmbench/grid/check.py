@@ -28,6 +28,7 @@ from ssmbench.grid.scope import (
     unknown_name,
 )
 from ssmbench.models import source
+from ssmbench.paths import exists, is_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -62,6 +63,7 @@ def check(scope: Scope) -> Iterator[Problem]:
     yield from check_repeats(scope, ((loc, _same(m)) for loc, m in methods), "method")
     yield from check_repeats(scope, ((loc, _same(s)) for loc, s in suites), "suite")
     yield from check_repeats(scope, scope.items(("seeds",)), "seed")
+    yield from _backend(scope)
     yield from check_fine_tune(scope, trainings, methods, names, [suite for _, suite in suites])
     for loc in (("calibration",), *((*loc, "calibration") for loc, _ in methods)):
         yield from check_text(scope, loc, [suite for _, suite in suites])
@@ -84,6 +86,20 @@ def _measured(
                 after = "" if kind == NONE else f" after {kind}"
                 text = f"no suite of the grid measures '{method.method}'{after} on '{name}'"
                 yield scope.problem((*loc, "method"), f"{text}; expected at least one")
+
+
+def _backend(scope: Scope) -> Iterator[Problem]:
+    """Find attempts on a processor that would need a GPU's kernels."""
+    name = scope.raw(("backend",))
+    if name not in ("mamba_ssm", "triton"):
+        return
+    common = scope.raw(("resources", "num_gpus"))
+    timing = scope.raw(("resources", "timing", "num_gpus"))
+    for key, n_gpus in (("num_gpus", common or 0), ("timing.num_gpus", timing)):
+        if n_gpus == 0:
+            text = f"'{name}' needs a GPU, but resources.{key} is 0"
+            yield scope.problem(("backend",), f"{text}; expected num_gpus: 1, or backend: auto")
+            return
 
 
 def _entries(scope: Scope, key: str, kind: type[Entry]) -> Iterator[tuple[Loc, Entry]]:
@@ -144,7 +160,7 @@ def _catalogued(scope: Scope, loc: Loc, entry: ModelEntry, known: Known) -> Iter
 
 def _path(scope: Scope, loc: Loc, entry: ModelEntry) -> Iterator[Problem]:
     path = str(entry.path)
-    if path.startswith("zoo:") or (scope.folder / Path(path).expanduser()).exists():
+    if path.startswith("zoo:") or exists(scope.folder / Path(path).expanduser()):
         yield from _recognised(scope, loc, path, entry.family)
     elif not may_exist(scope.folder, path):
         yield scope.problem(loc, f"there is no folder '{path}'; {FOLDER_OR_HUB}")
@@ -157,11 +173,11 @@ def may_exist(folder: Path, text: str) -> bool:
         folder: where relative paths start.
         text: what the user wrote.
     """
-    if text.startswith("zoo:") or (folder / Path(text).expanduser()).is_dir():
+    if text.startswith("zoo:") or is_folder(folder / Path(text).expanduser()):
         return True
     owner, _, name = text.partition("/")
     # `models/small` beside an existing folder `models` is a slip, not an owner called models.
-    is_local = owner[:1] in {"", ".", "~"} or (folder / owner).is_dir()
+    is_local = owner[:1] in {"", ".", "~"} or is_folder(folder / owner)
     return bool(name) and "/" not in name and not is_local
 
 

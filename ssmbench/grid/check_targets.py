@@ -10,6 +10,7 @@ from ssmbench.grid.catalogue import by_source, catalogue
 from ssmbench.grid.fine_tune import PRESETS, presets_for
 from ssmbench.models import source
 from ssmbench.models.description import SSD, SelectiveScan
+from ssmbench.paths import is_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -62,6 +63,6 @@ def _describe(scope: Scope, entry: ModelEntry) -> Description | None:
         if known is not None:
             return known.describe() or source.description(known.source)
         folder = (scope.folder / Path(entry.path or "").expanduser()).resolve()
-        return source.describe(folder) if entry.path and folder.is_dir() else None
+        return source.describe(folder) if entry.path and is_folder(folder) else None
     except SsmbenchError:
         return None  # which is told where the model stands

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from ssmbench import plugins
 from ssmbench.errors import suggest
+from ssmbench.paths import exists
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -42,7 +43,7 @@ def check_text(
     if not isinstance(data, str) or not data or data in known:
         return
     path = scope.folder / Path(data).expanduser()
-    if not path.exists():
+    if not exists(path):
         text = f"there is no text called '{data}', nor a file or folder beside the grid"
         yield scope.problem(at, f"{text}.{suggest(data, known)}")
         return

@@ -14,6 +14,7 @@ from ssmbench.grid.messages import explain
 from ssmbench.grid.schema import Grid, GridFile, ModelEntry
 from ssmbench.grid.scope import Scope
 from ssmbench.grid.yaml_source import Problem, read_document
+from ssmbench.paths import is_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -82,4 +83,4 @@ def _from_here(flag: str, name: str, text: str) -> str:
             "the working folder) or a hub id, OWNER/NAME"
         )
     folder = Path(text).expanduser()
-    return str(folder.absolute()) if folder.is_dir() else text
+    return str(folder.absolute()) if is_folder(folder) else text

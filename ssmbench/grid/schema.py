@@ -27,6 +27,7 @@ from ssmbench.grid.forms import (
     or_name,
 )
 from ssmbench.grid.resources import ResourcesEntry
+from ssmbench.paths import is_file, is_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -194,7 +195,7 @@ class SuiteEntry(Part):
         data = self.params.get("data")
         if isinstance(data, str) and data:
             path = folder / Path(data).expanduser()
-            if path.is_file() or (path.is_dir() and data not in TEXTS):
+            if is_file(path) or (is_folder(path) and data not in TEXTS):
                 return {**self.params, "data": str(path.resolve())}
         return self.params
 
@@ -235,6 +236,10 @@ class Grid(Part):
     )
     batch_tokens: Annotated[int, Field(ge=1)] = Field(
         default=16384, description="The most tokens in one forward pass."
+    )
+    backend: Literal["auto", "torch", "mamba_ssm", "triton"] = Field(
+        default="auto",
+        description="Whose kernels compute on a GPU, see docs/gpu.md; a processor has torch's.",
     )
     timeout_min: Annotated[float, Field(gt=0)] = Field(
         default=120, description="An attempt that takes longer is stopped."

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ssmbench.kernels.influence import Aggregate, aggregated, at_last, steps_after
 from ssmbench.kernels.largest import LOG2E
-from ssmbench.kernels.selective_scan import BLOCK
+from ssmbench.kernels.selective_scan import STEPS
 from ssmbench.kernels.ssd import ssd
 
 
@@ -51,8 +51,8 @@ def selective_scan_deletion(
     last = at_last(C, lengths)[:, None, None]
     h = u.new_zeros(u.shape[0], *At.shape) if state is None else state.transpose(1, 2)
     du, mixed = dt * u, torch.empty_like(u)
-    for start in range(0, u.shape[1], BLOCK):
-        span = slice(start, start + BLOCK)
+    for start in range(0, u.shape[1], STEPS):
+        span = slice(start, start + STEPS)
         grown = torch.expm1(dt[:, span, None] * At)
         change = du[:, span, None] * B[:, span, :, None]
         for t in range(change.shape[1]):

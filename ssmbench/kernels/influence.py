@@ -48,11 +48,17 @@ def steps_after(step: Tensor, lengths: Tensor | None) -> Tensor:
         valid = torch.arange(step.shape[1], device=step.device) < lengths[:, None]
         step = step * valid[..., None]
     length = step.shape[1]
-    blocks = F.pad(step, (0, 0, 0, -length % SUM_BLOCK)).unflatten(1, (-1, SUM_BLOCK))
+    first = length % SUM_BLOCK
+    blocks = step[:, first:].unflatten(1, (-1, SUM_BLOCK))
     within = step.new_ones(SUM_BLOCK, SUM_BLOCK).triu(1) @ blocks
-    later = F.pad(blocks[:, 1:].sum(2), (0, 0, 0, 1)).flip(1).cumsum(1).flip(1)
-    after: Tensor = within.add_(later[:, :, None]).flatten(1, 2)[:, :length]
-    return after
+    sums = within[:, :, :1] + blocks[:, :, :1]
+    later = F.pad(sums[:, 1:], (0, 0, 0, 0, 0, 1)).flip(1).cumsum(1).flip(1)
+    after: Tensor = within.add_(later).flatten(1, 2)
+    if not first:
+        return after
+    # The shorter block stands at the beginning.
+    rest = (sums + later)[:, :1, 0] if length > first else 0
+    return torch.cat([step.new_ones(first, first).triu(1) @ step[:, :first] + rest, after], 1)
 
 
 def at_last(x: Tensor, lengths: Tensor | None) -> Tensor:

@@ -62,6 +62,18 @@ def selective_scan(
     return torch.stack(outputs, 1), h
 
 
+def gate(y: Tensor, z: Tensor, dtype: torch.dtype) -> Tensor:
+    """Give y · z / (1 + e^−z), both (tokens, E)."""
+    return (y * z / (1 + torch.exp(-z))).to(dtype)
+
+
+def gated_norm(y: Tensor, z: Tensor, weight: Tensor, eps: float, n_groups: int = 1) -> Tensor:
+    """Scale each of `n_groups` parts of what is gated, (tokens, E), to unit RMS, times weight."""
+    parts = gate(y, z, y.dtype).chunk(n_groups, -1)
+    normed = [part / (part.square().mean(-1, keepdim=True) + eps).sqrt() for part in parts]
+    return torch.cat(normed, -1) * weight
+
+
 def causal_conv(
     x: Tensor, weight: Tensor, bias: Tensor | None, tail: Tensor | None = None
 ) -> Tensor:

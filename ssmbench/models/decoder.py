@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssmbench.kernels.gate import rms_norm
 from ssmbench.models import description as d
 from ssmbench.models import mixers
 from ssmbench.models.chunks import rounds
@@ -41,7 +42,7 @@ class Norm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (…, d_model); the result has the weight's dtype."""
         if self.bias is None:
-            return mixers.rms_norm(x, self.weight, self.spec.eps)
+            return rms_norm(x, self.weight, self.spec.eps)
         shape = (x.shape[-1],)
         y = F.layer_norm(x.float(), shape, self.weight.float(), self.bias.float(), self.spec.eps)
         return y.to(self.weight.dtype)
@@ -196,6 +197,7 @@ class Decoder(nn.Module):
         h = self.embedding(forest.tokens).float()
         alive = torch.arange(len(forest.tokens), device=h.device)
         layers = []
+        forest = forest if keep_state else forest.ending()
         for i, block in enumerate(self.layers):
             watch = reduction.watch(i, forest) if reduction else None
             h, layer = block(h, forest, None if state is None else state.layers[i], watch)

@@ -33,6 +33,7 @@ class Stage:
         offsets: (tokens of the stage,) int64, where in its row each token stood before others
             were dropped; None where none were.
         spans: tokens of each row before any were dropped; None likewise.
+        ends: nothing continues the rows, so that the state after them need not be known.
     """
 
     lengths: tuple[int, ...]
@@ -41,6 +42,7 @@ class Stage:
     device: torch.device
     offsets: Tensor | None = None
     spans: tuple[int, ...] | None = None
+    ends: bool = False
 
     @cached_property
     def n_tokens(self) -> int:
@@ -120,6 +122,7 @@ class Stage:
             self.device,
             offsets=self.places[keep],
             spans=self.spans or self.lengths,
+            ends=self.ends,
         )
         return stage, self.flat(keep).nonzero()[:, 0]
 
@@ -149,6 +152,11 @@ class Forest:
         rest = torch.arange(self.stages[0].n_tokens, len(self.tokens), device=index.device)
         index = torch.cat([index, rest])
         return replace(self, tokens=self.tokens[index], stages=self.after(first)), index
+
+    def ending(self) -> Forest:
+        """Give the forest whose last rows nothing will continue."""
+        *stages, last = self.stages
+        return replace(self, stages=(*stages, replace(last, ends=True)))
 
     def after(self, first: Stage) -> tuple[Stage, ...]:
         """Give the stages with another one in the first's place."""

@@ -15,9 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssmbench.kernels.conv import causal_conv, next_tail
-from ssmbench.kernels.selective_scan import selective_scan
-from ssmbench.kernels.ssd import ssd
+from ssmbench.kernels.conv import next_tail
+from ssmbench.kernels.dispatch import causal_conv, gate, gated_norm, selective_scan, ssd
 from ssmbench.models import description as d
 from ssmbench.models.attention import AttentionMixer
 from ssmbench.models.reduction import Shown
@@ -32,13 +31,6 @@ if TYPE_CHECKING:
     from ssmbench.models.state import LayerState
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float, n_groups: int = 1) -> Tensor:
-    """Scale each of `n_groups` parts of the last axis to unit RMS, in float32, times weight."""
-    grouped = x.float().unflatten(-1, (n_groups, -1))
-    normed = F.rms_norm(grouped, grouped.shape[-1:], eps=eps).flatten(-2)
-    return (normed * weight.float()).to(weight.dtype)
-
-
 class Conv(nn.Module):
     """The depthwise convolution's parameters, in upstream's layout (channels, 1, K)."""
 
@@ -49,7 +41,8 @@ class Conv(nn.Module):
 
     def forward(self, x: Tensor, stage: Stage, tail: Tensor | None) -> tuple[Tensor, Tensor]:
         """Convolve rows (rows, length, channels); give the result and the next tail."""
-        y = causal_conv(x, self.weight[:, 0], self.bias, tail)
+        with _as_given(x.device):
+            y = causal_conv(x, self.weight[:, 0], self.bias, tail)
         return y, next_tail(x, stage.row_lengths, self.weight.shape[2], tail)
 
 
@@ -95,11 +88,11 @@ class SSDMixer(nn.Module):
         y, state = over_stages(forest, (xbc, dt.float()), state, scan)
         if watch is not None and watch.index is not None:
             z = z[watch.index]
-        z = z.float() if self.z_bias is None else z.float() + self.z_bias.float()
-        y = y.float() * F.silu(z)
+        z = z if self.z_bias is None else z.float() + self.z_bias.float()
         if self.norm is None:
-            return self.out_proj(y.to(u.dtype)), state
-        return self.out_proj(rms_norm(y, self.norm.weight, s.norm_eps, s.norm_groups)), state
+            return self.out_proj(gate(y, z, u.dtype)), state
+        y = gated_norm(y, z, self.norm.weight, s.norm_eps, s.norm_groups)
+        return self.out_proj(y), state
 
     def _step(self, dt: Tensor) -> Tensor:
         """Give the step (Mamba-2) or minus the log of the decay (discrete), ≥ 0."""
@@ -120,11 +113,12 @@ class SSDMixer(nn.Module):
         xbc, dt = rows
         tail, ssm = (None, None) if state is None else state
         xbc, tail = self.conv1d(xbc, stage, tail)
-        xbc = (F.silu(xbc) if s.conv_activation == "silu" else xbc).float()
+        xbc = F.silu(xbc) if s.conv_activation == "silu" else xbc
         x, B, C = xbc.split([s.d_x, s.d_b, s.d_c], -1)
         x, B, C = (t.unflatten(-1, (-1, w)) for t, w in ((x, s.head_dim), (B, n), (C, n)))
         if watch is not None and stage.parents is None:
-            kept = watch.scanning(Shown(self, stage, x, dt, B, C, ssm))
+            shown = Shown(self, stage, x.float(), dt, B.float(), C.float(), ssm)
+            kept = watch.scanning(shown)
             if kept is not None and watch.index is not None:
                 x, dt, B, C = thinned((x, dt, B, C), stage, kept, watch.index)
                 stage = kept
@@ -134,11 +128,14 @@ class SSDMixer(nn.Module):
         dt = self._step(dt) if valid is None else self._step(dt) * valid
         if self.A_log is None:
             # A padded position must not enter the state; nothing else scales x.
-            log_decay, weight = -dt, None if valid is None else valid.to(x.dtype)
+            log_decay, weight = -dt, None if valid is None else valid.to(dt.dtype).expand_as(dt)
+            rates = None
         else:
-            log_decay, weight = -dt * torch.exp(self.A_log.float()), dt
+            rates = -torch.exp(self.A_log.float())
+            log_decay, weight = dt * rates, dt
         with _as_given(x.device):
-            y, ssm = ssd(x, log_decay, weight, B, C, D=self.D.float(), state=ssm)
+            D, ends = self.D.float(), stage.ends
+            y, ssm = ssd(x, log_decay, weight, B, C, D=D, state=ssm, rates=rates, ends=ends)
         return stage.flat(y.flatten(-2)), (tail, ssm)
 
 
@@ -171,7 +168,7 @@ class SelectiveScanMixer(nn.Module):
         y, state = over_stages(forest, (x,), state, partial(self._rows, watch=watch))
         if watch is not None and watch.index is not None:
             z = z[watch.index]
-        return self.out_proj((y * F.silu(z.float())).to(u.dtype)), state
+        return self.out_proj(gate(y, z, u.dtype)), state
 
     def _rows(
         self,
@@ -197,9 +194,8 @@ class SelectiveScanMixer(nn.Module):
         if stage.valid is not None:
             dt = dt * stage.valid[..., None]
         A = -torch.exp(self.A_log.float())
-        scanned = (x.float(), dt, A, B.float(), C.float())
         with _as_given(x.device):
-            y, ssm = selective_scan(*scanned, D=self.D.float(), state=ssm)
+            y, ssm = selective_scan(x, dt, A, B, C, D=self.D.float(), state=ssm)
         return stage.flat(y), (tail, ssm)
 
 

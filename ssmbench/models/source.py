@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ssmbench import plugins
 from ssmbench.errors import CheckpointError, UnknownName
 from ssmbench.models import layout
+from ssmbench.paths import exists, is_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -88,13 +89,13 @@ def resolve(
         folder = zoo_folder(text.removeprefix("zoo:"))
         return Source(text, fingerprint(folder), recognise(folder), tokenizer or text)
     folder = (base or Path()) / Path(text).expanduser()
-    if not folder.exists() and _is_hub_id(text):
+    if not exists(folder) and _is_hub_id(text):
         return Source(f"hub:{text}", f"{text}@{revision or 'main'}", family, tokenizer or text)
     folder = folder.resolve()
     found = recognise(folder)
     if family is not None and family != found:
         raise CheckpointError(f"{folder}: found a {found} model; the grid says {family}.")
-    if tokenizer is not None and ((base or Path()) / tokenizer).exists():
+    if tokenizer is not None and exists((base or Path()) / tokenizer):
         tokenizer = str(((base or Path()) / tokenizer).resolve())
     return Source(f"folder:{folder}", fingerprint(folder), found, tokenizer or str(folder))
 
@@ -128,7 +129,7 @@ def recognise(folder: Path) -> str:
         CheckpointError: the folder is missing, or no family or several claim it; the message
             lists what was looked for.
     """
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise CheckpointError(f"{folder}: found no folder; expected a model folder or a hub id.")
     files = json_files(folder)
     families = plugins.names("family")

@@ -15,7 +15,14 @@ Attention: (keys, values, how many there are in each row, how many positions hav
 
 def select(state: LayerState, rows: Tensor) -> LayerState:
     """Take rows of every tensor; a row taken twice is a fork."""
-    return tuple(t.index_select(0, rows) for t in state)
+    return tuple(_rows_of(t, rows) for t in state)
+
+
+def _rows_of(x: Tensor, rows: Tensor) -> Tensor:
+    """Take rows, in the order of memory that x has: scans give their states in their own."""
+    order = sorted(range(1, x.ndim), key=x.stride().__getitem__, reverse=True)
+    back = [0, *(1 + order.index(i) for i in range(1, x.ndim))]
+    return x.permute(0, *order).index_select(0, rows).permute(back)
 
 
 @dataclass(frozen=True)

@@ -252,7 +252,7 @@ class Entry:
 
     `timing` is what an attempt that measures time gets, where the grid says so; else None.
     `checkpoint_s` is how often a training is saved. `match` says how the ratio was found, where
-    it was asked to match another model's FLOPs.
+    it was asked to match another model's FLOPs. `backend` is whose kernels compute.
     """
 
     cell: Cell
@@ -263,6 +263,7 @@ class Entry:
     timing: Resources | None = None
     checkpoint_s: float = 600
     match: Matched | None = None
+    backend: str = "auto"
 
     def resources_for(self, kind: Kind) -> Resources:
         """Give what an attempt of this kind of suites is to be given."""

@@ -96,6 +96,7 @@ def expand(file: GridFile, *, limit: int | None = None, device: str | None = Non
                 timing=timing,
                 checkpoint_s=60 * grid.checkpoint_min,
                 match=match,
+                backend=grid.backend,
             ),
         )
     return list(entries.values())

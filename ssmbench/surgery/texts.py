@@ -9,6 +9,7 @@ import json
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ssmbench.errors import DataError
+from ssmbench.paths import exists
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,7 +79,7 @@ def corpus(name: str, folder: Path | None, *, characters: int, use: Use) -> list
     if folder is None:
         return _hub(name, found, characters, use)
     path = folder / found.local
-    if not path.exists():
+    if not exists(path):
         raise DataError(
             f"{_called(use)} on {name}: found no {path}; expected {found.expected} there. "
             f"Put it there, or name another text, or a file, as the `data` of `{use}`."
@@ -100,7 +101,7 @@ def files(path: Path, *, characters: int, use: Use) -> list[str]:
     Raises:
         DataError: there is no such file, or a line that has no text.
     """
-    if not path.exists():
+    if not exists(path):
         raise DataError(f"{_called(use)} text {path}: found neither such a file nor a known name.")
     found = [path] if path.is_file() else sorted(path.rglob("*"))
     texts: list[str] = []

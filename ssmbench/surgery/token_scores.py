@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssmbench.errors import MethodError
-from ssmbench.kernels import deletion, influence
+from ssmbench.kernels import deletion, dispatch
 from ssmbench.models import mixers
 
 if TYPE_CHECKING:
@@ -74,10 +74,10 @@ def by_influence(
     if isinstance(shown.mixer, mixers.SelectiveScanMixer):
         assert found.weight is not None
         A = _rates(shown.mixer, shown.raw)
-        return influence.selective_scan_influence(
+        return dispatch.selective_scan_influence(
             shown.x, found.weight, found.decay, A, shown.B, shown.C, n_kept=n_kept, **how
         )
-    return influence.ssd_influence(shown.x, found.weight, -found.decay, shown.B, shown.C, **how)
+    return dispatch.ssd_influence(shown.x, found.weight, -found.decay, shown.B, shown.C, **how)
 
 
 def by_deletion(shown: Shown, *, aggregate: Aggregate = "max", log: bool = True) -> Tensor:
