@@ -18,15 +18,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import statistics
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import targets
 import torch
+from measuring import Report, spread
 
 from ssmbench.grid.catalogue import find
+from ssmbench.kernels.memory import keep_freed_memory
 from ssmbench.methods import simba
 from ssmbench.models.decoder import Decoder
 from ssmbench.models.flops import head_flops
@@ -34,8 +35,6 @@ from ssmbench.models.forest import Forest
 from ssmbench.models.initialise import initialise
 from ssmbench.models.token_flops import count
 from ssmbench.surgery.context import MethodContext
-
-THREADS = torch.get_num_threads()
 
 
 class Took(NamedTuple):
@@ -53,8 +52,15 @@ def main() -> None:
     parser.add_argument("--bias", choices=["input", "none", "both"], default="input")
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--threads", type=int, help="default: torch's")
+    parser.add_argument("--quick", action="store_true", help="a trial: two turns of 256 tokens")
     args = parser.parse_args()
-    results = []
+    keep_freed_memory()  # as every attempt of a grid does
+    if args.quick:
+        args.lengths, args.turns = [256], 2
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    report = Report("simba_time")
     for name in args.models:
         description = find(name).describe()
         if description is None:
@@ -64,11 +70,11 @@ def main() -> None:
         for length in args.lengths:
             params = simba.Params(bias=args.bias)
             row = compare(model, length, ratio=args.ratio, params=params, turns=args.turns)
-            results.append({"model": name, **row})
-            print(json.dumps(results[-1]), flush=True)
-    if args.out:
-        report = {"machine": machine(), "command": vars(args) | {"out": None}, "results": results}
-        args.out.write_text(json.dumps(report, indent=1) + "\n")
+            report.results.append({"model": name, **row})
+            print(json.dumps(report.results[-1]), flush=True)
+            target = targets.simba(name, length, args.ratio, args.bias)
+            report.targets[target] = row["saved"] | {"n": args.turns}
+    report.write(args.out)
 
 
 def compare(
@@ -124,28 +130,6 @@ def prefill(model: Decoder, ids: torch.Tensor) -> Took:
         hidden, _ = model.hidden(forest)
         model.logits(hidden[-1:])
         return Took(time.perf_counter() - start[0], time.process_time() - start[1])
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    """Give the median, and the quartiles where there are values enough."""
-    quartiles = statistics.quantiles(values, n=4) if len(values) > 2 else [values[0]] * 3
-    names = ("median", "lower", "upper")
-    parts = (statistics.median(values), quartiles[0], quartiles[2])
-    return {name: round(part, 4) for name, part in zip(names, parts, strict=True)}
-
-
-def machine() -> dict[str, Any]:
-    """Say what this ran on."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "processor": names[0] if names else platform.processor(),
-        "cores": os.cpu_count(),
-        "threads": THREADS,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "date": time.strftime("%Y-%m-%d"),
-    }
 
 
 if __name__ == "__main__":

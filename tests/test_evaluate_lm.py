@@ -22,7 +22,7 @@ from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedTokenizerFast
 
 from ssmbench.errors import CommandError, DataError, NumericalError
-from ssmbench.suites import _lm
+from ssmbench.suites import _scoring
 from ssmbench.suites._lm import DecoderLM
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def test_a_head_in_small_pieces_reads_the_same(
 ) -> None:
     requests = awkward_requests(longest=60)
     expected, _ = scores_of(DecoderLM(mamba2[1], tokenizer), requests)
-    monkeypatch.setattr(_lm, "LOGITS_BUDGET", 3 * VOCABULARY)
+    monkeypatch.setattr(_scoring, "LOGITS_BUDGET", 3 * VOCABULARY)
     found, _ = scores_of(DecoderLM(mamba2[1], tokenizer), requests)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 

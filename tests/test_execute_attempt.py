@@ -14,6 +14,7 @@ from ssmbench.errors import DataError
 from ssmbench.execute import attempt
 from ssmbench.execute.job import Job
 from ssmbench.execute.prepare import Request, prepare
+from ssmbench.kernels import backends, naive
 from ssmbench.store import attempts
 from ssmbench.store.folder import RunFolder
 
@@ -79,6 +80,39 @@ def test_an_attempt_writes_whole_suites_facts_and_an_outcome(job):
     assert attempts.read_outcomes([path])[0] == json.loads(json.dumps(outcome))
     assert steps[0] == "load"
     assert outcome["peak_memory_bytes"] > 0
+    assert outcome["backend"] == "torch"
+    assert {row for frame in rows(job, "metrics") for row in frame["backend"]} == {"torch"}
+
+
+def test_a_backend_that_cannot_compute_fails_the_attempt_as_the_users(job, monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET")
+    outcome = attempt.run_attempt(replace(job, backend="triton"), lambda *_: None)
+    assert [f["error_class"] for f in outcome["failures"]] == ["user"]
+    assert outcome["message"] == (
+        "backend 'triton' computes nothing on this machine: it needs a GPU. See docs/gpu.md, or"
+        " choose backend: auto."
+    )
+    assert outcome["done"] == []
+    assert outcome["backend"] is None
+    assert backends.current().name != "triton"
+
+
+def test_rows_and_the_attempt_say_whose_kernels_computed(job, monkeypatch):
+    asked = []
+
+    def some(choice, *where):
+        asked.append((choice, *where))
+        return backends.Choice(choice, "cpu", {"causal_conv": "triton"})
+
+    monkeypatch.setattr(backends, "_chosen", some)
+    monkeypatch.setattr(backends, "function", lambda *_: naive.causal_conv)
+    outcome = attempt.run_attempt(replace(job, backend="triton"), lambda *_: None)
+    assert outcome["status"] == "done", outcome["message"]
+    assert asked == [("triton", "cpu", "float32")]
+    assert "selective_scan: torch, causal_conv: triton" in outcome["backend"]
+    assert {row for frame in rows(job, "metrics") for row in frame["backend"]} == {
+        outcome["backend"]
+    }
 
 
 def test_a_suites_numbers_depend_neither_on_the_attempt_nor_on_its_neighbours(job):

@@ -24,6 +24,7 @@ from ssmbench.execute.executor import Sign, Step
 from ssmbench.execute.interrupts import Stop
 from ssmbench.execute.policy import POLICY
 from ssmbench.execute.task import tasks_of
+from ssmbench.plan.cells import Resources
 from ssmbench.store.ledger import Ledger, read_history
 
 if TYPE_CHECKING:
@@ -105,6 +106,12 @@ def test_each_class_has_a_budget_of_its_own(ledger, executor):
     summary, _ = drive(ledger, cells(1), executor)
     assert summary.n_retried == 4
     assert committed(ledger) == 1
+
+
+def test_an_attempt_is_told_whose_kernels_to_use(ledger, executor):
+    entry = make_entry(backend="torch", resources=Resources(num_gpus=1))
+    drive(ledger, [entry], executor)
+    assert [(j.backend, j.device) for j in executor.jobs] == [("torch", "cuda")]
 
 
 def test_full_gpu_memory_halves_the_batch(ledger, executor):

@@ -18,6 +18,7 @@ from ssmbench.execute import attempt
 from ssmbench.execute.job import Job
 from ssmbench.execute.prepare import Request, prepare
 from ssmbench.execute.share import Shared
+from ssmbench.kernels import backends
 from ssmbench.plan.cells import Step
 from ssmbench.store.folder import RunFolder
 from ssmbench.surgery import compress
@@ -171,6 +172,22 @@ def other_key(job: Job) -> dict[str, Job]:
     }
 
 
+def test_statistics_of_other_kernels_are_not_shared(jobs, monkeypatch):
+    """Their last digits differ; `auto` may mean others on another machine."""
+    job, key = jobs["state 0.5"], {"statistics": "x"}
+
+    def value(number: float) -> float:
+        return Shared(job).statistics(key, lambda: {"x": torch.tensor([number])})["x"].item()
+
+    assert value(0.0) == 0.0
+    for number, providers in enumerate(({"ssd": "triton"}, {"ssd": "mamba_ssm"}), start=1):
+        choice = backends.Choice("auto", "cuda", providers)
+        monkeypatch.setattr(backends, "_current", choice)
+        assert value(number) == number
+    monkeypatch.setattr(backends, "_current", backends.Choice("auto", "cuda"))
+    assert value(9.0) == 0.0
+
+
 def test_nothing_is_shared_by_cells_whose_statistics_may_differ(jobs):
     job = jobs["state 0.5"]
 
@@ -293,7 +310,7 @@ def test_an_artifact_of_another_form_is_refused(jobs):
 
 def test_a_job_says_all_that_a_key_is_made_of():
     """A new field of a job may change statistics: class it in `Shared` or here."""
-    in_keys = {"cell", "device", "batch_tokens", "num_cpus"}
+    in_keys = {"cell", "device", "batch_tokens", "num_cpus", "backend"}
     elsewhere = {"folder", "suites", "attempt_id", "number", "log", "data", "offline", "capture"}
     elsewhere |= {"checkpoint_s", "gpu_share"}
     assert {f.name for f in dataclasses.fields(Job)} == in_keys | elsewhere

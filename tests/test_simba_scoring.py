@@ -184,7 +184,7 @@ def test_a_whole_text_has_no_prompt_to_score(
 
 
 def layers_of(name: str) -> set[str]:
-    return {c.name for c in TABLES[name]} - {"cell_id", "suite_id", "suite"}
+    return {c.name for c in TABLES[name]} - {"cell_id", "suite_id", "suite", "backend"}
 
 
 def test_suites_say_what_each_layer_kept(

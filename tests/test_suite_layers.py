@@ -61,7 +61,7 @@ def prompts(*lengths: int) -> tuple[list[list[int]], Forest]:
 def seen_by(model: Decoder, forest: Forest) -> list[Inside]:
     found: list[Inside] = []
     with torch.inference_mode(), watching(model, found.append):
-        model.hidden(forest, keep_state=False)
+        model.hidden(forest)
     return found
 
 

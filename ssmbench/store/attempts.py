@@ -69,6 +69,7 @@ def write_suite(
     result_rows: Mapping[str, Sequence[Mapping[str, Any]]],
     facts: Mapping[str, Any],
     seconds: float | None = None,
+    backend: str | None = None,
 ) -> SuiteMark:
     """Write one finished suite: its tables, then the mark that makes it whole.
 
@@ -80,6 +81,7 @@ def write_suite(
         result_rows: any of SUITE_TABLES -> rows without the three ids.
         facts: columns of `cells` measured on the compressed model; null where unknown.
         seconds: how long the suite took, for later estimates.
+        backend: whose kernels computed it (see kernels/backends.py); None where none did.
 
     Returns:
         The mark, as written.
@@ -92,7 +94,7 @@ def write_suite(
         if not _NAME.fullmatch(name):
             raise ValueError(f"'{name}' cannot be part of a file name")
     frames = {
-        table: suite_frame(table, result_rows[table], cell_id=cell_id, suite=suite)
+        table: suite_frame(table, result_rows[table], cell_id=cell_id, suite=suite, backend=backend)
         for table in SUITE_TABLES
         if result_rows.get(table)
     }

@@ -24,6 +24,7 @@ class Column:
 
 
 _TEXT, _INT, _REAL, _BOOL = pl.String(), pl.Int64(), pl.Float64(), pl.Boolean()
+_BACKEND = "Whose kernels computed: `torch`, `ssd: mamba_ssm, causal_conv: torch`, …"
 
 
 def _ids(*, suite: bool = True) -> tuple[Column, ...]:
@@ -67,6 +68,7 @@ CELLS = (
     Column("fine_tune_params", _TEXT, "JSON: the parameters of the training."),
     Column("label", _TEXT, "A short name for people."),
     Column("compression_paper_percent", _INT, "Comp. of arXiv:2502.18886: 100 − ⌊100 · kept⌋, %."),
+    Column("model_source", _TEXT, "Where the weights are: `zoo:NAME`, `folder:PATH` or `hub:ID`."),
 )
 
 METRICS = (
@@ -81,6 +83,7 @@ METRICS = (
     Column("reason", _TEXT, "Why `value` is null."),
     Column("chance", _REAL, "What guessing would score, where known."),
     Column("best", _REAL, "The best possible score, where known."),
+    Column("backend", _TEXT, _BACKEND),
 )
 
 SAMPLES = (
@@ -105,9 +108,52 @@ LATENCY = (
     Column("p90_s", _REAL, "Ninetieth percentile of the repeats, seconds."),
     Column("n", _INT, "Repeats."),
     Column("tokens_per_s", _REAL, "Tokens processed or generated per second at the median."),
-    Column("peak_memory_bytes", _INT, "Peak device memory, bytes; null where not told."),
+    Column(
+        "peak_memory_bytes",
+        _INT,
+        "The most memory held at a time, weights included: on a GPU by the allocator, on a CPU the"
+        " weights and how much the process grew. Null where not told.",
+    ),
     Column("raw_s", pl.List(pl.Float64()), "Every repeat, seconds."),
     Column("dense_raw_s", pl.List(pl.Float64()), "Every repeat of the uncompressed model."),
+    Column("reason", _TEXT, "Which columns of the row are null, and why; null if none is."),
+    Column("p99_s", _REAL, "The 99th percentile, seconds; null of fewer than 100 repeats."),
+    Column(
+        "first_token_s",
+        _REAL,
+        "Of a prefill, the median by the wall clock from prompts on the host to their next tokens"
+        " there, seconds; null of decoding.",
+    ),
+    Column("timer", _TEXT, "What `raw_s` is told by: `cuda_events` or the `wall` clock."),
+    Column(
+        "wall_raw_s",
+        pl.List(pl.Float64()),
+        "Every repeat by the wall clock, host to host; null where `raw_s` is that already.",
+    ),
+    Column("first_call_s", _REAL, "The first call: kernels are chosen and compiled, seconds."),
+    Column("warmup_s", _REAL, "All calls before the timed ones, the first included, seconds."),
+    Column("dense_warmup_s", _REAL, "The same of the uncompressed model."),
+    Column("weights_bytes", _INT, "Weights, as they are held in memory: part of the peak."),
+    Column("dense_peak_memory_bytes", _INT, "The uncompressed model's peak, with its weights."),
+    Column("state_bytes", _INT, "What the whole batch carries along after its prompts, bytes."),
+    Column(
+        "floor_s",
+        _REAL,
+        "Median time of the compressed model's projections alone, as matrix products of the same"
+        " shapes in turns with it, seconds: `floor_s / median_s` of the limit is reached.",
+    ),
+    Column("floor_raw_s", pl.List(pl.Float64()), "Every repeat of the floor."),
+    Column(
+        "publishable",
+        _BOOL,
+        "Whether the device was otherwise idle; null if it does not tell who used it.",
+    ),
+    Column("n_semi_structured", _INT, "Projections that ran as 2:4 products; null if not asked."),
+    Column("disturbance", _TEXT, "Who else used the device meanwhile; null if nobody is known."),
+    Column("clock_mhz", _REAL, "The device's clock meanwhile, median; null where not told."),
+    Column("power_w", _REAL, "Its power, median; null where not told."),
+    Column("temperature_c", _REAL, "Its highest temperature, °C; null where not told."),
+    Column("backend", _TEXT, _BACKEND),
 )
 
 LAYERS = (
@@ -118,6 +164,7 @@ LAYERS = (
     Column("value", _REAL, "The mean. Null if it could not be had."),
     Column("n", _INT, "What the mean is over: texts, prompts or tokens.", nullable=False),
     Column("reason", _TEXT, "Why `value` is null."),
+    Column("backend", _TEXT, _BACKEND),
 )
 
 TRAINING = (
@@ -151,6 +198,7 @@ ATTEMPTS = (
     Column("suites", _TEXT, "JSON: ids of the suites that it was to run."),
     Column("peak_memory_bytes", _INT, "The process's largest resident memory, bytes."),
     Column("peak_gpu_memory_bytes", _INT, "The largest GPU memory allocated, bytes."),
+    Column("backend", _TEXT, "As in `metrics`, of the whole attempt, compression included."),
 )
 
 TABLES: dict[str, tuple[Column, ...]] = {

@@ -135,6 +135,7 @@ def _identity(cell_id: str, cell: Cell) -> dict[str, Any]:
         "identity_version": IDENTITY_VERSION,
         "fingerprint": cell.model.fingerprint,
         "label": cell.label,
+        "model_source": cell.model.source,
     }
 
 

@@ -12,6 +12,7 @@ RUN/
   LOCK/NNNNNN.json                           who drives, and who did
   requests/stop-UUID.json                    what other terminals ask of the driver
   progress.json                              what runs at this moment, for other terminals
+  report/                                    what `ssmbench report` writes; may be deleted
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ _MEND = (
     " folder, stop it, and copy its run.json."
 )
 _FILES = {"run.json", "progress.json"}
-_OURS = _FILES | {"ledger", "attempts", "artifacts", "logs", "compact", "LOCK", "requests"}
+_OURS = _FILES | {
+    *("ledger", "attempts", "artifacts", "logs", "compact", "LOCK", "requests", "report"),
+}
 
 
 class AttemptFile(NamedTuple):
@@ -195,6 +198,11 @@ class RunFolder:
     def progress_file(self) -> Place:
         """What runs at this moment, replaced every few seconds; may be deleted."""
         return self.path / "progress.json"
+
+    @property
+    def report_dir(self) -> Place:
+        """Pages for people, derived from the rest; may be deleted."""
+        return self.path / "report"
 
     def table_file(self, cell_id: str, attempt_id: str, suite_id: str, table: str) -> Place:
         """Where an attempt writes one table of one suite."""

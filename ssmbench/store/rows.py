@@ -16,8 +16,21 @@ if TYPE_CHECKING:
     from ssmbench.plan.cells import Suite
 
 
+# The column that a row is there for, null only with a reason, and what names the row.
+_TOLD = {
+    "metrics": ("value", ("task", "metric")),
+    "layers": ("value", ("layer", "measure")),
+    "latency": ("median_s", ("phase", "batch", "length")),
+}
+
+
 def suite_frame(
-    table: str, rows: Sequence[Mapping[str, Any]], *, cell_id: str, suite: Suite
+    table: str,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    cell_id: str,
+    suite: Suite,
+    backend: str | None = None,
 ) -> pl.DataFrame:
     """Build one table of one suite.
 
@@ -26,6 +39,7 @@ def suite_frame(
         rows: rows without the ids; a column left out is null.
         cell_id: the measured cell.
         suite: what was measured; gives suite_id, suite, limit and device.
+        backend: whose kernels computed, for tables that say so.
 
     Raises:
         NumericalError: a value that must be a number is NaN or infinite.
@@ -38,6 +52,8 @@ def suite_frame(
     if table == "latency" and suite.device is not None:
         ids["device"] = suite.device
     names = {c.name for c in TABLES[table]}
+    if "backend" in names:
+        ids["backend"] = backend
     whole = []
     for row in rows:
         unknown = sorted(set(row) - names)
@@ -65,8 +81,8 @@ def _checked(table: str, row: Mapping[str, Any], suite: str) -> dict[str, Any]:
             continue
         what = ".".join(str(row[k]) for k in ("task", "metric", "phase", "measure") if k in row)
         raise NumericalError(f"suite {suite}: {what or table} has {name} = {value}")
-    if "reason" in schema(table) and row.get("value") is None and not row.get("reason"):
-        names = ("task", "metric") if table == "metrics" else ("layer", "measure")
+    value, names = _TOLD.get(table, ("", ()))
+    if value and row.get(value) is None and not row.get("reason"):
         what = ".".join(str(row.get(k)) for k in names)
         raise ValueError(f"suite {suite}: {what} is null without a reason")
     return row

@@ -78,8 +78,8 @@ class Result:
         samples: task, doc_id (text), metric, value, weight. For "acc" the value is 0 or 1
             and the weight 1; for "nll" the value is the document's nats and the weight its
             tokens, words or bytes, so exp(sum of values / sum of weights) is a perplexity.
-        latency: phase, batch, length, median_s, dense_median_s, speedup, p10_s, p90_s, n,
-            tokens_per_s, peak_memory_bytes, raw_s, dense_raw_s.
+        latency: phase, batch, length and, None only with a reason, median_s; any other column
+            of the table.
         layers: layer, measure, place (text or None), value (None if it could not be computed),
             n (what it is a mean over), reason (None unless value is None).
         training: step, loss, dense_loss, sparse_loss, learning_rate, gradient_norm, tokens,

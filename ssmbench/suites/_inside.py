@@ -182,7 +182,7 @@ def look(
         for first in range(0, len(rows), per_batch):
             batch: Sequence[list[int]] = rows[first : first + per_batch]
             forest = replace(Forest.ragged(batch, device=context.model.device), prompted=True)
-            context.model.hidden(forest, keep_state=False)
+            context.model.hidden(forest)
             context.report(name, min(first + per_batch, len(rows)), len(rows))
 
 

@@ -11,25 +11,22 @@ continuation nothing is ever dropped; what remains of a prompt is run once for a
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-from torch import Tensor
 
 from ssmbench.errors import CommandError, DataError, MethodError, NumericalError
-from ssmbench.models.forest import Forest
 from ssmbench.suites._costs import Lengths
 from ssmbench.suites._reduced import NO_PROMPT
+from ssmbench.suites._scoring import batch_scores
 from ssmbench.suites._tree import (
     ForkPoint,
     Row,
     Tree,
     alone,
     batches,
-    find_spots,
     make_row,
     plant,
     shared_prefix,
@@ -45,8 +42,6 @@ if TYPE_CHECKING:
 
 DEFAULT_MAX_LENGTH = 2048
 UNSET_MAX_LENGTH = 1_000_000_000
-LOGITS_BUDGET = 1 << 25
-"""Elements of the largest logits tensor: 128 MiB in float32."""
 
 Encoded = tuple[tuple[str, str] | None, list[int], list[int]]
 Score = tuple[float, bool]
@@ -214,21 +209,14 @@ class DecoderLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
 
     def _score(self, batch: Sequence[Tree]) -> Iterator[tuple[int, Score]]:
         """Run one batch of trees; gives (request index, score) for all its requests."""
-        forest = _forest(batch, self._device, prompted=self.model.reducer is not None)
         requests = [r for tree in batch for row in tree.rows for r in row.requests]
-        spots = find_spots(batch)
-        hidden, _ = self.model.hidden(forest, keep_state=False)
-        nats, greedy = read(self.model, hidden, spots.positions, spots.targets)
-        owners = torch.tensor(spots.owners)
-        zeros = torch.zeros(len(requests), dtype=torch.float64)
-        sums = zeros.index_add(0, owners, nats)
-        misses = zeros.index_add(0, owners, (~greedy).double())
+        sums, greedy = batch_scores(self.model, batch)
         if not torch.isfinite(sums).all():
             raise NumericalError(
                 f"{self._step}: the model's log-probabilities are not finite; "
                 "its weights or activations have overflowed."
             )
-        scores = zip(sums.tolist(), (misses == 0).tolist(), strict=True)
+        scores = zip(sums.tolist(), greedy.tolist(), strict=True)
         yield from zip((r.number for r in requests), scores, strict=True)
 
     def _encode_all(self, requests: Iterable[Any]) -> None:
@@ -243,53 +231,10 @@ class DecoderLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
             self._encoded = dict(zip(known, self.tokenizer(known)["input_ids"], strict=True))
 
 
-def read(
-    model: Decoder, hidden: Tensor, positions: Sequence[int], targets: Sequence[int]
-) -> tuple[Tensor, Tensor]:
-    """Read the log-probability of tokens off hidden states, the head only where needed.
-
-    Args:
-        model: gives `logits` of hidden states.
-        hidden: (T, d_model), flat.
-        positions: rows of `hidden`; a row may occur several times and is projected once.
-        targets: the token expected after each position.
-
-    Returns:
-        nats: (len(positions),) float64 on the CPU, log softmax in float32.
-        greedy: (len(positions),) bool on the CPU, whether the target is the argmax.
-    """
-    where = torch.tensor(positions, dtype=torch.long, device=hidden.device)
-    expected = torch.tensor(targets, dtype=torch.long, device=hidden.device)
-    rows, inverse = torch.unique(where, return_inverse=True)
-    order = torch.argsort(inverse)
-    chunk = max(1, LOGITS_BUDGET // model.description.vocab_size)
-    bounds = torch.arange(0, len(rows) + chunk, chunk, device=hidden.device)
-    ends = torch.searchsorted(inverse[order], bounds).tolist()
-    nats = torch.empty(len(where), device=hidden.device)
-    greedy = torch.empty(len(where), dtype=torch.bool, device=hidden.device)
-    for i, first in enumerate(range(0, len(rows), chunk)):
-        logits = model.logits(hidden.index_select(0, rows[first : first + chunk])).float()
-        mine = order[ends[i] : ends[i + 1]]
-        local, token = inverse[mine] - first, expected[mine]
-        nats[mine] = logits[local, token] - logits.logsumexp(-1)[local]
-        greedy[mine] = logits.argmax(-1)[local] == token
-    return nats.cpu().double(), greedy.cpu()
-
-
 def stated_length(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """Give the longest input that the tokenizer's files state, None if they state none."""
     length = getattr(tokenizer, "model_max_length", None)
     return int(length) if length and length < UNSET_MAX_LENGTH else None
-
-
-def _forest(batch: Sequence[Tree], device: torch.device, *, prompted: bool) -> Forest:
-    prefixes = [tree.rows[0].tokens[: tree.fork] for tree in batch]
-    tails = [(i, row.tokens[tree.fork :]) for i, tree in enumerate(batch) for row in tree.going_on]
-    if not tails:
-        return replace(Forest.ragged(prefixes, device=device), prompted=prompted)
-    parents, suffixes = zip(*tails, strict=True)
-    forest = Forest.fork(prefixes, suffixes, parents, device=device)
-    return replace(forest, prompted=prompted)
 
 
 def _by_task(requests: Iterable[Any]) -> dict[str, list[int]]:

@@ -1,35 +1,53 @@
 """Time of prefill and of decoding steps: the compressed and the dense model take turns.
 
-Both are in one process on one device. Each repeat times one, then the other, and the order
-alternates, so that a slow drift of the machine's clock meets both alike. Prefill reads a
-prompt and gives the logits after it; a decoding step reads one token and its state and
-gives the logits of the next.
+Both are in one process on one device, and so is the floor, their projections alone. Each repeat
+times one after the other, in an order that alternates, so that a slow drift of the machine's
+clock meets all alike. Prefill reads prompts that are on the host and gives the next tokens there;
+a decoding step reads one token and its state and gives the next.
+
+A time that was taken while somebody else used the device keeps its row, marked as not
+publishable: run again on a machine that is idle. A shape for which there is no memory has a row
+without times that says so.
 """
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ssmbench.errors import MethodError
+from ssmbench.suites._latency_row import Ready, attempt, beside, floor_of, own, sentence, unknown
+from ssmbench.suites._memory import free_bytes, needed, release, weights_bytes
+from ssmbench.suites._strangers import told, watch
+from ssmbench.suites._timing import take_turns, timed
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import torch
+    from torch import Tensor
 
     from ssmbench.models.decoder import Decoder
     from ssmbench.models.state import State
     from ssmbench.suites._context import Context, Result
+    from ssmbench.suites._strangers import Watch
 else:
     from ssmbench.lazy import torch
 
-VERSION = 1
+VERSION = 2
 KIND = "timing"
 
 Shape = tuple[int, int]
-Work = Callable[[], object]
+_BATCHES = (1, 4, 16)
+_LENGTHS = (128, 512, 1024, 2048, 4096, 8192)
+_GIB = 2**30
+# How many times as many tokens what was seen of memory speaks for.
+_FORESIGHT = 16
+_UNTIMED = 2  # The first call, and the one in which memory is counted.
 
 
 class Params(BaseModel):
@@ -38,14 +56,26 @@ class Params(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     prefill: tuple[Shape, ...] = Field(
-        ((1, 512), (4, 512)), description="Prompts: how many at once, and their tokens."
+        tuple((batch, length) for batch in _BATCHES for length in _LENGTHS),
+        description="Prompts: how many at once, and their tokens.",
     )
     decode: tuple[Shape, ...] = Field(
-        ((1, 512),), description="Sequences at once, and the tokens before the timed steps."
+        tuple((batch, 512) for batch in (*_BATCHES, 64)),
+        description="Sequences at once, and the tokens before the timed steps.",
     )
     decode_steps: int = Field(16, ge=1, description="Steps of which one repeat is the mean.")
-    warmup: int = Field(2, ge=0, description="Untimed repeats.")
-    repeats: int = Field(10, ge=2, description="Timed repeats.")
+    warmup: int = Field(
+        2,
+        ge=0,
+        description="Untimed repeats, after a first call and one in which memory is counted.",
+    )
+    repeats: int = Field(
+        10, ge=2, description="Timed repeats; from 100 on there is a 99th percentile."
+    )
+    semi_structured: bool = Field(
+        default=False,
+        description="Run 2:4 weights through a GPU's sparse products, for the times alone.",
+    )
 
 
 def provides(params: Params) -> dict[str, Any]:
@@ -55,9 +85,9 @@ def provides(params: Params) -> dict[str, Any]:
 
 
 def tokens(params: Params, limit: int | None) -> int | None:
-    """Estimate the tokens that both models run over, for the plan's FLOPs."""
+    """Estimate the tokens that both models and the floor run over, for the plan's FLOPs."""
     del limit
-    rounds = 2 * (params.warmup + params.repeats)
+    rounds = 3 * (params.warmup + params.repeats) + 2 * _UNTIMED
     prefill = sum(batch * length for batch, length in params.prefill)
     steps = sum(batch * params.decode_steps for batch, _ in params.decode)
     prompts = sum(batch * length for batch, length in params.decode)
@@ -65,81 +95,191 @@ def tokens(params: Params, limit: int | None) -> int | None:
 
 
 def run(context: Context, params: Params) -> Result:
-    """Time every shape; one latency row each."""
+    """Time every shape; one latency row each.
+
+    Raises:
+        MethodError: 2:4 products are asked for, and the device or the model has none.
+    """
     from ssmbench.suites._context import Result
 
     dense = context.dense()
-    models = (context.model, dense)
     total = len(params.prefill) + len(params.decode)
     result = Result()
-    with torch.inference_mode():
+    with (
+        torch.inference_mode(),
+        _products(context.model, params) as n_sparse,
+        watch(context.model.device) as watching,
+    ):
+        bench = _Bench(context, params, dense, watching)
         for phase, shapes in (("prefill", params.prefill), ("decode", params.decode)):
             for batch, length in shapes:
                 context.report(f"{phase} {batch}×{length}", len(result.latency), total)
-                ids = _token_ids(context, dense, batch, length)
-                steps = params.decode_steps if phase == "decode" else 1
-                works = [_work(phase, model, ids, steps) for model in models]
-                times = take_turns(works, context.model.device, params.warmup, params.repeats)
-                mine, theirs = ([t / steps for t in each] for each in times)
-                n_tokens = batch if phase == "decode" else batch * length
-                row = {"phase": phase, "batch": batch, "length": length}
-                peak = _peak_memory_bytes(works[0], context.model.device, dense)
-                row |= summary(mine, theirs, n_tokens) | {"peak_memory_bytes": peak}
-                result.latency.append(row)
+                row = bench.row(phase, batch, length)
+                result.latency.append(row | {"n_semi_structured": n_sparse})
     context.report("latency", total, total)
     return result
 
 
-def take_turns(
-    works: Sequence[Work], device: torch.device, warmup: int, repeats: int
-) -> list[list[float]]:
-    """Time each piece of work `repeats` times, in turns whose order alternates.
+@contextmanager
+def _products(model: Decoder, params: Params) -> Iterator[int | None]:
+    """Make 2:4 weights run as such, where that is asked for; gives how many do.
 
-    Returns:
-        Seconds of every repeat, one list a piece of work.
+    A model without a zero is the dense one, which is timed as it is.
     """
-    times: list[list[float]] = [[] for _ in works]
-    for turn in range(warmup + repeats):
-        order = list(enumerate(works))
-        for i, work in order if turn % 2 == 0 else reversed(order):
-            seconds = _timed(work, device)
-            if turn >= warmup:
-                times[i].append(seconds)
-    return times
+    if not params.semi_structured:
+        yield None
+        return
+    from ssmbench.kernels.semi_structured import sparse_products, why_not
+
+    problem = why_not(model.device)
+    if problem is not None:
+        raise MethodError(f"latency with semi_structured: {problem}.")
+    with sparse_products(model) as n_sparse:
+        if not n_sparse and any((p == 0).any() for p in model.layers.parameters() if p.ndim == 2):
+            raise MethodError(
+                "latency with semi_structured: found no projection that is 2:4, in 16 bits and of"
+                " 16·k inputs; expected some. Choose a method's `pattern: 2:4` and a 16-bit dtype."
+            )
+        yield n_sparse
 
 
-def summary(mine: Sequence[float], dense: Sequence[float], n_tokens: int) -> dict[str, Any]:
-    """Give the figures of a latency row from the raw seconds of both models."""
-    median, dense_median = statistics.median(mine), statistics.median(dense)
-    tenths = statistics.quantiles(mine, n=10, method="inclusive")
-    return {
-        "median_s": median,
-        "dense_median_s": dense_median,
-        "speedup": dense_median / median,
-        "p10_s": tenths[0],
-        "p90_s": tenths[-1],
-        "n": len(mine),
-        "tokens_per_s": n_tokens / median,
-        "raw_s": list(mine),
-        "dense_raw_s": list(dense),
-    }
+@dataclass
+class _Bench:
+    """Both models, and what is learned about the memory that they need."""
+
+    context: Context
+    params: Params
+    dense: Decoder
+    watching: Watch
+    seen_tokens: int = field(default=0, init=False)
+    seen_bytes: int = field(default=0, init=False)
+
+    def row(self, phase: str, batch: int, length: int) -> dict[str, Any]:
+        """Time one shape."""
+        device = self.context.model.device
+        row: dict[str, Any] = {"phase": phase, "batch": batch, "length": length}
+        row |= dict.fromkeys(("median_s", "dense_median_s", "speedup"))
+        if problem := self._too_large(batch * length):
+            return row | {"reason": f"median_s: {problem}"}
+        ids = _token_ids(self.context, self.dense, batch, length)
+        steps = self.params.decode_steps if phase == "decode" else 1
+        found: list[Ready | None] = []
+        why: dict[str, str] = {}
+        for name, model in (("median_s", self.context.model), ("dense_median_s", self.dense)):
+            ready, problem = attempt(partial(_prepare, phase, model, ids, steps), device)
+            if ready is None:
+                why[name] = problem
+            found.append(ready)
+        mine, theirs = found
+        if mine is not None:
+            n_tokens = batch if phase == "decode" else batch * length
+            figures, problem = attempt(partial(self._times, mine, theirs, steps, n_tokens), device)
+            if figures is None:
+                why["median_s"] = problem
+            else:
+                row |= figures
+                why |= row.pop("why")
+                if phase == "decode":
+                    row["first_token_s"] = None
+                else:
+                    self._learn(batch * length, mine, theirs)
+        del mine, theirs, found
+        release(device)
+        return row | {"reason": sentence(why)}
+
+    def _times(self, mine: Ready, dense: Ready | None, steps: int, n_tokens: int) -> dict[str, Any]:
+        """Time both and the floor in turns; `why` says why columns are null."""
+        from ssmbench.suites._gemms import replay
+
+        device, params = self.context.model.device, self.params
+        works = [mine.work]
+        if dense is not None:
+            works.append(dense.work)
+        floor, no_floor = None, "no product was seen: the model runs compiled or as a graph"
+        if mine.gemms:
+            floor, no_floor = attempt(partial(replay, mine.gemms, device), device)
+        if floor is not None:
+            works.append(floor)
+        self.watching.begin()
+        times = take_turns(works, device, warmup=params.warmup, repeats=params.repeats)
+        conditions = self.watching.end()
+        turns = iter(times)
+        figures = own(mine, next(turns), steps, n_tokens, device)
+        figures |= beside(dense, next(turns) if dense is not None else None, steps)
+        figures |= floor_of(next(turns) if floor is not None else None, steps)
+        speedup = None if dense is None else figures["dense_median_s"] / figures["median_s"]
+        why = unknown(conditions, mine) | ({} if floor is not None else {"floor_s": no_floor})
+        return figures | {"speedup": speedup} | told(conditions) | {"why": why}
+
+    def _too_large(self, n_tokens: int) -> str | None:
+        """Say that a shape needs more memory than there is, where that is known beforehand.
+
+        A GPU's allocator refuses; on a CPU the system would end the process.
+        """
+        free = free_bytes(self.context.model.device)
+        if free is None or n_tokens > _FORESIGHT * self.seen_tokens:
+            return None
+        expected = self.seen_bytes * n_tokens / self.seen_tokens
+        if expected <= free:
+            return None
+        return (
+            f"not tried: by what shorter prompts needed, it takes {expected / _GIB:.1f} GiB,"
+            f" and {free / _GIB:.1f} GiB are free"
+        )
+
+    def _learn(self, n_tokens: int, *readies: Ready | None) -> None:
+        """Note what the largest prompts so far needed."""
+        known = [r.needed.working_bytes or 0 for r in readies if r is not None]
+        if n_tokens > self.seen_tokens:
+            self.seen_tokens, self.seen_bytes = n_tokens, max(known)
 
 
-def _token_ids(context: Context, dense: Decoder, batch: int, length: int) -> torch.Tensor:
-    """Draw (batch, length) random tokens that both models know."""
+def _prepare(phase: str, model: Decoder, ids: Tensor, steps: int) -> Ready:
+    """Make a model's work on prompts (batch, length), and run it twice."""
+    from ssmbench.suites._gemms import Watched
+
+    device = model.device
+    made: list[tuple[State, Tensor]] = []
+
+    def prefill() -> Tensor:
+        made.append(_prefill(model, ids.to(device)))
+        return made[-1][1]
+
+    first = timed(prefill, device)
+    state, token = made.pop()
+    state_bytes, held = state.n_bytes, 0
+    if phase == "decode":
+        held = state_bytes
+
+        def work() -> Tensor:
+            return _decode(model, token, state, steps)
+
+        first = timed(work, device)
+    else:
+        del state, token
+
+        def work() -> Tensor:
+            return _prefill(model, ids.to(device))[1]
+
+    watched = Watched(model)
+
+    def looked_at() -> None:
+        with watched:
+            work()
+
+    need = needed(looked_at, device)
+    weights = weights_bytes(model)
+    return Ready(work, first.wall_s, need, state_bytes, weights, held, watched.gemms)
+
+
+def _token_ids(context: Context, dense: Decoder, batch: int, length: int) -> Tensor:
+    """Draw (batch, length) random tokens that both models know, on the host."""
     vocabulary = min(m.description.vocab_size for m in (context.model, dense))
     draw = torch.Generator().manual_seed(context.seed)
-    return torch.randint(vocabulary, (batch, length), generator=draw).to(context.model.device)
+    return torch.randint(vocabulary, (batch, length), generator=draw)
 
 
-def _work(phase: str, model: Decoder, ids: torch.Tensor, steps: int) -> Work:
-    if phase == "prefill":
-        return lambda: _prefill(model, ids)
-    state, token = _prefill(model, ids)
-    return lambda: _decode(model, token, state, steps)
-
-
-def _prefill(model: Decoder, ids: torch.Tensor) -> tuple[State, torch.Tensor]:
+def _prefill(model: Decoder, ids: Tensor) -> tuple[State, Tensor]:
     """Read prompts (batch, length); gives the state and the likeliest next tokens."""
     from ssmbench.models.forest import Forest
 
@@ -149,38 +289,11 @@ def _prefill(model: Decoder, ids: torch.Tensor) -> tuple[State, torch.Tensor]:
     return state, model.logits(last).argmax(-1)
 
 
-def _decode(model: Decoder, token: torch.Tensor, state: State, steps: int) -> None:
-    """Say `steps` tokens greedily, each from the one before."""
+def _decode(model: Decoder, token: Tensor, state: State, steps: int) -> Tensor:
+    """Say `steps` tokens greedily, each from the one before; gives the last."""
     from ssmbench.models.forest import Forest
 
     for _ in range(steps):
         hidden, state = model.hidden(Forest.batch(token[:, None]), state)
         token = model.logits(hidden).argmax(-1)
-
-
-def _timed(work: Work, device: torch.device) -> float:
-    _wait(device)
-    start = time.perf_counter()
-    work()
-    _wait(device)
-    return time.perf_counter() - start
-
-
-def _wait(device: torch.device) -> None:
-    """Let the device finish: its work is only queued by the calls above."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def _peak_memory_bytes(work: Work, device: torch.device, dense: Decoder) -> int | None:
-    """Give the most memory that the compressed model's work held, weights included.
-
-    The dense model's weights, which only the comparison needs, are taken off. None where
-    the device does not tell.
-    """
-    if device.type != "cuda":
-        return None
-    torch.cuda.reset_peak_memory_stats(device)
-    _timed(work, device)
-    weights = {p.data_ptr(): p.numel() * p.element_size() for p in dense.parameters()}
-    return int(torch.cuda.max_memory_allocated(device)) - sum(weights.values())
+    return token

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from ssmbench.errors import DataError, NumericalError
+from ssmbench.paths import is_file
 from ssmbench.suites._overlay import HOW_TO_BRING
 from ssmbench.suites._reduced import without_prompt
 
@@ -119,7 +120,7 @@ def text_lines(data: str, folder: Path | None) -> list[str]:
     if folder is None:
         return _wikitext_of_the_hub()
     path = folder / WIKITEXT_FILE
-    if not path.is_file():
+    if not is_file(path):
         raise DataError(f"{path}: this file is missing from the data folder. {HOW_TO_BRING}")
     return _lines(path)
 
@@ -147,7 +148,7 @@ def score_windows(context: Context, cut: Sequence[Sequence[int]], name: str) -> 
     import torch
 
     from ssmbench.models.forest import Forest
-    from ssmbench.suites._lm import read
+    from ssmbench.suites._scoring import read
 
     nats: list[float] = []
     per_batch = max(1, context.batch_tokens // max(len(window) - 1 for window in cut))
@@ -198,7 +199,7 @@ def metric_row(
 
 def _own_file(data: str) -> Path:
     path = Path(data)
-    if not path.is_file():
+    if not is_file(path):
         raise DataError(
             f"perplexity data '{data}': no such file; expected wikitext, tinyworld or a text file."
         )
