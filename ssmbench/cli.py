@@ -15,7 +15,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 import ssmbench
 from ssmbench import console
-from ssmbench.commands import cluster, grids, judge, lists, models, runs
+from ssmbench.commands import cluster, grids, judge, lists, models, published, runs
 from ssmbench.errors import DONE, INTERRUPTED, USAGE, SsmbenchError
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ for command in (
     runs.report,
     judge.compare,
     judge.gate,
+    published.published,
     lists.models,
     lists.methods,
     lists.suites,

@@ -1,7 +1,7 @@
 """A file is the registration: `wanda` is `ssmbench/methods/wanda.py`.
 
 Names are read from the folder without importing anything; a module is imported when it is
-asked for. Files that start with an underscore are helpers, not plugins.
+asked for. Files that start with an underscore are helpers, not plugins; so are folders.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FOLDERS = {
 def names(kind: str) -> tuple[str, ...]:
     """List the plugins of a kind ("family", "method", "suite" or "report"), sorted."""
     package = importlib.import_module(FOLDERS[kind])
-    found = (m.name for m in pkgutil.iter_modules(package.__path__))
+    found = (m.name for m in pkgutil.iter_modules(package.__path__) if not m.ispkg)
     return tuple(sorted(n for n in found if not n.startswith("_")))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 import torch
 from execute_helpers import make_model
 from safetensors.torch import load_file
+from store_helpers import new_run, synthetic_run
 
 import ssmbench as package
 from ssmbench.arguments import values
@@ -254,14 +256,62 @@ def test_report_prints_or_writes(ssmbench, grid, place):
     assert code == 0
     assert "random" in out
     assert not any(line != line.rstrip() for line in out.splitlines())
-    assert ssmbench("report", "runs/g", "--format", "md")[1].startswith("# g\n")
-    assert ssmbench("report", "runs/g", "--format", "md", "--out", "r.md")[0] == 0
-    assert (place / "r.md").read_text().startswith("# g\n")
-    assert ssmbench("report", "runs/g", "--format", "csv")[1].startswith("# ")
-    assert ssmbench("report", "runs/g", "--format", "csv", "--out", "tables")[0] == 0
-    assert list((place / "tables").glob("*.csv"))
-    assert ssmbench("report", "runs/g", "--out", "r.txt")[0] == 2
-    assert ssmbench("report", "runs/g", "--format", "md", "--out", "no/such/r.md")[0] == 2
+    assert out.startswith("UNPUBLISHABLE: --limit: first 2 documents only (perplexity)")
+    assert ssmbench("report", "runs/g", "--format", "md", "--out", "-")[1].startswith("# g\n")
+    assert ssmbench("report", "runs/g", "--format", "csv", "--out", "-")[1].startswith("# ")
+    code, out, _ = ssmbench("report", "runs/g", "--format", "csv")
+    assert (code, out) == (0, "runs/g/report/csv\n")
+    assert list((place / "runs/g/report/csv").glob("*.csv"))
+    code, out, _ = ssmbench("report", "runs/g", "--format", "latex,md", "--out", "pages")
+    assert (code, out) == (0, "pages/report.tex\npages/report.md\n")
+    assert (place / "pages/report.md").read_text().startswith("# g\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--out", "r"], "--out: expected --format"),
+        (["--format", "html,pdf"], "there is no format 'pdf'. Known: csv, html, latex, md"),
+        (["--format", "md", "--out", "r.md"], "--out - > r.md"),
+        (["--format", "md,csv", "--out", "-"], "expected one format"),
+        (["--format", "html", "--out", "-", "--open"], "expected one format"),
+        (["--format", "md", "--out", "--open"], "found '--open'"),
+        (["--format", "md", "--out", "occupied"], "cannot be written"),
+        (["--format", "md", "--table", "x"], "--table: expected the terminal with it"),
+        (["--table", "x"], "--table: there is no 'x'."),
+    ],
+)
+def test_a_report_that_cannot_be_meant_is_refused(ssmbench, place, options, told):
+    new_run(place / "run")
+    (place / "occupied").write_text("a file")
+    code, out, err = ssmbench("report", "run", *options)
+    assert (code, out) == (2, "")
+    assert told in err
+    assert sorted(p.name for p in place.iterdir()) == ["occupied", "run"]
+
+
+def test_some_tables_alone_are_printed(ssmbench, place):
+    synthetic_run(place / "run", n_docs=4)
+    out = ssmbench("report", "run", "--table", "compression,cost-*")[1]
+    titles = re.findall(r"^(Compression|Cost|Quality|Training)\b", out, re.MULTILINE)
+    assert titles[0] == "Compression"
+    assert set(titles) == {"Compression", "Cost"}
+    assert re.search(r"^\d+ more tables: ssmbench report run$", out, re.MULTILINE)
+
+
+def test_several_runs_make_one_report_here(ssmbench, place):
+    synthetic_run(place / "one", n_docs=4)
+    shutil.copytree(place / "one", place / "two")
+    code, out, err = ssmbench("report", "one", "two", "one", "--format", "csv")
+    assert (code, out, err) == (0, "report-one+two/csv\n", "")
+
+
+def test_the_page_is_opened_where_asked(ssmbench, place, monkeypatch):
+    new_run(place / "run")
+    asked = []
+    monkeypatch.setattr("webbrowser.open", lambda address: asked.append(address) or True)
+    assert ssmbench("report", "run", "--open")[:2] == (0, "run/report/report.html\n")
+    assert asked == [(place / "run/report/report.html").as_uri()]
 
 
 def files(folder: Path) -> set[str]:
@@ -283,7 +333,12 @@ def test_compress_writes_a_model_that_says_how_it_was_made(ssmbench, place):
     assert record["params_model"] == n_parameters < record["params_model_dense"]
     assert record["source"] == "zoo:mamba2"
     assert record["steps"] == [
-        {"name": "state", "version": 1, "ratio": 0.5, "params": {"score": "magnitude"}}
+        {
+            "name": "state",
+            "version": 1,
+            "ratio": 0.5,
+            "params": {"score": "magnitude", "granularity": 1},
+        }
     ]
     assert record["ratio_achieved"] == 0.5
     assert record["calibration"] is None

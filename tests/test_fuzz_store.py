@@ -202,7 +202,7 @@ def check_readers(path: Path, name: str, right: dict[str, pl.DataFrame], capsys:
         ["status", str(path)],
         ["sql", str(path), "select * from metrics"],
         ["sql", str(path), "select * from attempts"],
-        ["report", str(path), "--format", "md"],
+        ["report", str(path), "--format", "md", "--out", "-"],
     ):
         code = main(command)
         printed = capsys.readouterr()

@@ -7,8 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from store_helpers import synthetic_run
 
-HEAVY = ("torch", "ray", "polars", "transformers", "lm_eval", "pydantic", "ruamel", "numpy")
+HEAVY = (
+    "torch", "ray", "polars", "transformers", "lm_eval", "pydantic", "ruamel", "numpy",
+    "matplotlib",
+)  # fmt: skip
 
 GRIDS = sorted((Path(__file__).parents[1] / "grids").glob("*.yaml"))
 
@@ -56,4 +60,14 @@ assert main(["plan", {str(grid)!r}, "--out", {str(tmp_path / "run")!r}]) == 0
 
 def test_the_driver_loads_no_torch():
     code = "import ssmbench.execute.run, ssmbench.execute.ray"
+    assert imported(code) <= {"polars", "pydantic", "ruamel", "numpy"}
+
+
+def test_a_report_loads_neither_torch_nor_ray_nor_what_draws(tmp_path):
+    folder = synthetic_run(tmp_path / "run", n_docs=20)
+    code = f"""
+from ssmbench.report import _build, _markdown, _source
+report = _build.build_report(_source.open_results([{str(folder.path)!r}]))
+assert _markdown.page(report) and report.tables and report.figures
+"""
     assert imported(code) <= {"polars", "pydantic", "ruamel", "numpy"}

@@ -26,8 +26,11 @@ from store_helpers import (
 from ssmbench.plan.cells import Calibration
 from ssmbench.report import _format, _render
 from ssmbench.report._build import build_all
+from ssmbench.report._panels import Panel
 from ssmbench.report._rows import Row, Rows
+from ssmbench.report._scores import Difference
 from ssmbench.report._table import Column, Shown, Table
+from ssmbench.report.quality import change_text, score_text
 from ssmbench.store.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -91,15 +94,19 @@ def test_a_row_has_scores_errors_and_the_difference_to_dense(folder):
         "choice",
     ]
     shown = cell(table, "wanda", "ending")
-    assert shown.text == "25.0 ±25.0"
+    assert shown.text == "≈25.0 ±25.0"
     assert shown.numbers["diff"] == -0.5
-    assert shown.numbers["low"] == pytest.approx(-1.0658, abs=1e-4)
+    # Two of four documents were lost, none gained: Tango's interval, and p a half.
+    assert (shown.numbers["low"], shown.numbers["high"]) == pytest.approx(
+        (-0.84996, 0.23484), abs=1e-5
+    )
+    assert (shown.numbers["p"], shown.numbers["p_holm"]) == (0.5, 1.0)
     mean = cell(table, "wanda", "mean")
-    # Differences −0.5 each, errors 1/sqrt(12) each: the mean's is 1/sqrt(24).
-    assert mean.text == "▼25.0 ±17.7"
-    assert mean.numbers["high"] == pytest.approx(-0.5 + 1.96 / 24**0.5)
+    # Differences −0.5 each, and the limits above: theirs from the mean, over the root of two.
+    assert mean.text == "≈25.0 ±17.7"
+    assert mean.numbers["high"] == pytest.approx(-0.5 + 0.73484 / 2**0.5, abs=1e-5)
     differences = named(tables, "quality-zero_shot-acc-difference")
-    assert cell(differences, "wanda", "mean").text == "▼−50.0 [−90.0, −10.0]"
+    assert cell(differences, "wanda", "mean").text == "≈−50.0 [−74.7, +2.0]"
     assert cell(differences, "dense", "mean").text == "dense"
 
 
@@ -115,8 +122,57 @@ def test_a_single_task_has_its_difference_beside_it(folder):
         finish(folder, ledger, DENSE, suite, nll_rows([10, 20], [5, 10]), attempt="a")
         finish(folder, ledger, CUT, suite, nll_rows([12, 26], [5, 10]), attempt="b")
     table = named(build_all(folder), "quality-perplexity-perplexity")
-    assert cell(table, "wanda", "wikitext").text == "▲12.6"
-    assert cell(table, "wanda", "to dense").text == "▲+0.533 [+0.359, +0.708]"
+    assert cell(table, "wanda", "wikitext").text == "≈12.6"
+    # Two documents: 8 / 15 ± 12.7 standard errors.
+    assert cell(table, "wanda", "to dense").text == "≈+0.533 [−0.596, +1.663]"
+
+
+def test_one_of_many_differences_is_told_from_one_that_holds(folder):
+    lost = {"wanda": 16, "random": 6, "magnitude": 0, "state": 1}
+    with Ledger.open(folder) as ledger:
+        finish(folder, ledger, DENSE, ZERO, acc_rows({"ending": [1] * 40}), attempt="a")
+        for method, n in lost.items():
+            rows = acc_rows({"ending": [0] * n + [1] * (40 - n)})
+            finish(folder, ledger, make_cell(method=method), ZERO, rows, attempt=method)
+    tables = build_all(folder)
+    table = named(tables, "quality-zero_shot-acc")
+    shown = {method: cell(table, method, "ending").text for method in lost}
+    # p is 2 / 2ⁿ; by Holm the second smallest of four is three times itself: 0.094.
+    assert {method: text[0] for method, text in shown.items()} == {
+        "wanda": "▼", "random": "▽", "magnitude": "≈", "state": "≈",
+    }  # fmt: skip
+    for method in lost:
+        other = cell(named(tables, "compression"), method, "zero_shot")
+        assert other.text == cell(table, method, "to dense").text
+    # That nothing changed does not say that nothing would: z² / (n + z²).
+    assert cell(table, "magnitude", "to dense").text == "≈0.0 [−8.8, +8.8]"
+    assert "Holm's correction: over the 4 differences of all rows here." in table.notes
+    (row,) = [
+        r for r in csv.DictReader(io.StringIO(_render.csv_text(table))) if r["method"] == "random"
+    ]
+    assert float(row["ending_p"]) == pytest.approx(2 / 2**6)
+    assert float(row["ending_p_holm"]) == pytest.approx(6 / 2**6)
+
+
+@pytest.mark.parametrize(
+    ("value", "stderr", "text"),
+    [
+        (1234.5, 20.4, "1234 ±20"),
+        (3.333, 0.04, "3.33 ±0.04"),
+        (1.05e6, 25_458.9, "1.05e+06 ±2.5e+04"),
+    ],
+)
+def test_an_error_is_told_to_the_place_of_its_score(value, stderr, text):
+    panel = Panel("s", "text", "perplexity", "", (("t", "perplexity"),), (), None, {}, {})
+    assert score_text(panel, value, stderr) == text
+
+
+def test_a_limit_that_leaves_out_zero_is_not_shown_as_zero():
+    panel = Panel("s", "zero_shot", "fraction", "acc", (("t", "acc"),), ("t",), None, {}, {})
+    change = Difference(0.021, interval=(0.0002, 0.042), p=0.04, p_holm=0.04)
+    assert change_text(panel, change) == "▲+2.10 [+0.02, +4.20]"
+    change = Difference(-0.021, interval=(-0.042, 0.0002), p=0.06, p_holm=0.06)
+    assert change_text(panel, change) == "≈−2.1 [−4.2, 0.0]"
 
 
 def test_what_is_missing_is_a_dash_with_its_reason(folder):
@@ -219,7 +275,7 @@ def test_a_task_that_nobody_got_right_counts_in_the_mean(folder, with_dense):
         if with_dense:
             finish(folder, ledger, DENSE, ZERO, rows, attempt="b")
     table = named(build_all(folder), "quality-zero_shot-acc")
-    assert cell(table, "wanda", "mean").text.startswith("37.5 ±")
+    assert cell(table, "wanda", "mean").text.lstrip("≈").startswith("37.5 ±")
     assert not [note for note in table.notes if "leaves out" in note]
 
 
@@ -256,7 +312,7 @@ def test_a_time_never_stands_without_its_quality(folder):
     table = named(build_all(folder), "cost-decode")
     assert [c.header for c in table.columns[3:]] == ["zero_shot mean", "1×512", "16×512"]
     assert cell(table, "dense", "zero_shot mean").text == "66.7 ±33.3"
-    assert cell(table, "wanda", "1×512").text == "25.0 ms ×1.60"
+    assert cell(table, "wanda", "1×512").text == "80/s ×1.60"
     quality = cell(table, "wanda", "zero_shot mean")
     assert quality.text == "–"
     assert quality.note == "nothing to judge these times by: suite zero_shot was not run"
@@ -293,8 +349,7 @@ def test_what_is_gone_stands_beside_what_it_cost(folder):
         "Comp. (paper) [%]": "50",
         "model [%]": "37.5",
         "state [% change]": "−25.0",
-        # 1.96 · sqrt(1/12 + 1/12) / 2 = 0.4
-        "zero_shot [points]": "▼−50.0 [−90.0, −10.0]",
+        "zero_shot [points]": "≈−50.0 [−74.7, +2.0]",
         "perplexity [nats/token]": "▲+0.600 [+0.600, +0.600]",
     }
     quality = named(build_all(folder), "quality-zero_shot-acc-difference")
@@ -309,7 +364,7 @@ def test_a_plain_number_of_the_compression_table_is_not_rounded(folder):
     assert float(wanda["compression_mixer"]) == 0.5
     assert float(wanda["state_change"]) == -0.25
     assert float(wanda["zero_shot_diff"]) == -0.5
-    assert float(wanda["zero_shot_low"]) < -0.9
+    assert float(wanda["zero_shot_low"]) == pytest.approx(-0.74746, abs=1e-5)
 
 
 def test_a_cell_without_quality_shows_what_is_gone_and_why_its_cost_is_not_known(folder):
@@ -373,27 +428,10 @@ def test_csv_has_plain_full_numbers_and_empty_cells_for_what_is_missing(folder):
     rows = list(csv.DictReader(io.StringIO(_render.csv_text(table))))
     assert rows[1]["method"] == "wanda"
     assert float(rows[1]["ending_value"]) == 0.25
-    assert float(rows[1]["ending_low"]) == pytest.approx(-1.06580, abs=1e-4)
+    assert float(rows[1]["ending_low"]) == pytest.approx(-0.84996, abs=1e-5)
     assert float(rows[1]["mean_diff"]) == -0.5
     assert rows[0]["ending_diff"] == ""
     assert rows[2]["method"] == "chance"
-
-
-def test_equal_notes_share_one_footnote():
-    one, two = Shown("–", note="x"), Shown("–", note="y")
-    table = Table("T", "t", (Column("a"), Column("b")), ((one, two), (two, one)))
-    shown = _render.texts(table)
-    assert shown.rows == [["–¹", "–²"], ["–²", "–¹"]]
-    assert shown.footnotes == ["x", "y"]
-
-
-def test_a_report_is_written_as_a_page_and_files_of_numbers(synthetic, tmp_path):
-    paths = _render.write(synthetic, tmp_path / "report", title="A run")
-    names = [p.name for p in paths]
-    assert names[0] == "report.md"
-    assert "quality-zero_shot-acc.csv" in names
-    assert "quality-zero_shot-acc-difference.csv" not in names
-    assert _render.write(synthetic, tmp_path / "report", title="A run") == paths
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import io
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from store_helpers import (
     acc_rows,
@@ -20,7 +21,7 @@ from store_helpers import (
     training_rows,
 )
 
-from ssmbench.report import _render
+from ssmbench.report import _bootstrap, _render
 from ssmbench.report._build import build_all
 from ssmbench.report.training import sparkline
 from ssmbench.store.ledger import Ledger
@@ -42,8 +43,13 @@ CUT = make_cell(method="state", ratio=0.5)
 KD = make_cell(method="state", ratio=0.5, fine_tune="kd", recipe=KD_SETTINGS)
 CE = make_cell(method="state", ratio=0.5, fine_tune="ce", recipe=SETTINGS)
 
-# Of eight documents dense has all, compression leaves two, kd brings back four and ce two.
-RIGHT = {DENSE: 8, CUT: 2, KD: 6, CE: 4}
+# Of sixteen documents dense has all, compression leaves 4, kd brings back 8 and ce 4.
+RIGHT = {DENSE: 16, CUT: 4, KD: 12, CE: 8}
+Z2 = 1.959964**2
+# Tango's limits where 8 of 16 were gained and none lost: (g − z²) / (n + z²), and Wilson's.
+LOW = (8 - Z2) / (16 + Z2)
+HIGH = (0.5 + Z2 / 32 + math.sqrt(Z2 * (1 / 64 + Z2 / 1024))) / (1 + Z2 / 16)
+BACK = "▲+50.0 [+21.0, +72.0]"
 
 
 @pytest.fixture
@@ -51,7 +57,7 @@ def folder(tmp_path: Path) -> RunFolder:
     return new_run(tmp_path / "run")
 
 
-def first(n: int, of: int = 8) -> list[int]:
+def first(n: int, of: int = 16) -> list[int]:
     return [1] * n + [0] * (of - n)
 
 
@@ -87,33 +93,37 @@ def test_what_came_back_by_hand(folder):
         "model", "method", "ratio", "fine-tune",
         "dense", "w/o FT", "w/ FT", "came back [points]", "of the loss [%]",
     ]  # fmt: skip
-    # Half of eight documents came back: 0.5 ± 1.96 · sqrt(8 · 0.25 / 7 / 8) = 0.5 ± 0.3704.
-    # Six were lost: 4 of 6.
+    # Half of sixteen documents came back. Twelve were lost: 8 of 12.
     assert texts(line) == {
         "model": "zoo-mamba-s",
         "method": "state",
         "ratio": "0.5",
         "fine-tune": "kd",
         "dense": "100.0 ±0.0",
-        "w/o FT": "25.0 ±16.4",
-        "w/ FT": "75.0 ±16.4",
-        "came back": "▲+50.0 [+13.0, +87.0]",
+        "w/o FT": "25.0 ±11.2",
+        "w/ FT": "75.0 ±11.2",
+        "came back": BACK,
         "of the loss": "67",
     }
     assert line["came back"].numbers["diff"] == 0.5
-    assert line["came back"].numbers["low"] == pytest.approx(0.5 - 1.96 * math.sqrt(2 / 7 / 8))
+    assert line["came back"].numbers["low"] == pytest.approx(LOW)
+    assert line["came back"].numbers["high"] == pytest.approx(HIGH)
+    assert line["came back"].numbers["p"] == pytest.approx(2 / 2**8)
     assert line["of the loss"].numbers["back_of_loss"] == pytest.approx(4 / 6)
 
 
 def test_nats_that_came_back_are_positive(folder):
     nats = {DENSE: [10.0, 20.0], CUT: [16.0, 29.0], KD: [12.0, 26.0]}
-    rows = [(cell, TEXT, nll_rows(values, [5.0, 10.0])) for cell, values in nats.items()]
+    rows = [(cell, TEXT, nll_rows(10 * v, 10 * [5.0, 10.0])) for cell, v in nats.items()]
     (line,) = lines(named(report(folder, *rows), "fine-tune-perplexity-perplexity"))
-    # 4 and 3 nats of 15 tokens; residuals ±5/3, so an error of sqrt(2 · 2 · 25/9) / 15 = 2/9.
+    # 4 and 3 nats of 15 tokens, ten times; residuals ±5/3. Draws again of 20 documents say no less
+    # than Student's 2.093 standard errors, and not much more.
     change = line["came back"].numbers
+    error = math.sqrt(20 / 19 * 20 * 25 / 9) / 150
     assert change["diff"] == pytest.approx(7 / 15)
-    assert change["low"] == pytest.approx(7 / 15 - 1.96 * 2 / 9)
-    assert line["came back"].text == "▲+0.467 [+0.031, +0.902]"
+    assert 2.093 <= (7 / 15 - change["low"]) / error < 2.4
+    assert change["high"] == pytest.approx(14 / 15 - change["low"])
+    assert line["came back"].text.startswith("▲+0.467 [+0.3")
     # Lost were 6 and 9 of 15: 1 nat a token, of which 7/15 came back.
     assert line["of the loss"].numbers["back_of_loss"] == pytest.approx(7 / 15)
     assert line["w/ FT"].text == f"{math.exp(38 / 15):.1f}"
@@ -121,7 +131,8 @@ def test_nats_that_came_back_are_positive(folder):
 
 def test_perplexities_of_several_texts_have_a_line_each_and_no_mean(folder):
     def both(one: list[float], two: list[float]) -> dict[str, Any]:
-        first, second = nll_rows(one, [5.0, 10.0], task="c64"), nll_rows(two, [9.0], task="c256")
+        first = nll_rows(10 * one, 10 * [5.0, 10.0], task="c64")
+        second = nll_rows(two, [9.0], task="c256")
         return {name: first[name] + second[name] for name in first}
 
     nats = {DENSE: ([10, 20], [9]), CUT: ([16, 29], [18]), KD: ([12, 26], [12])}
@@ -129,7 +140,7 @@ def test_perplexities_of_several_texts_have_a_line_each_and_no_mean(folder):
     tables = report(folder, *rows)
     short, long = lines(named(tables, "fine-tune-perplexity-perplexity"))
     assert (short["task"].text, long["task"].text) == ("c64", "c256")
-    assert short["came back"].text == "▲+0.467 [+0.031, +0.902]"
+    assert short["came back"].text.startswith("▲+0.467 [+0.3")
     assert (long["came back"].text, long["came back"].note) == (
         "+0.667",
         "one document has no spread: no interval",
@@ -138,37 +149,38 @@ def test_perplexities_of_several_texts_have_a_line_each_and_no_mean(folder):
 
 
 def test_a_training_that_made_it_worse_is_marked_so(folder):
-    worse = {DENSE: 8, CUT: 6, KD: 2}
+    worse = {DENSE: 16, CUT: 12, KD: 4}
     rows = [(cell, ZERO, acc_rows({"ending": first(n)})) for cell, n in worse.items()]
     (line,) = lines(named(report(folder, *rows), "fine-tune-zero_shot-acc"))
-    assert line["came back"].text == "▼−50.0 [−87.0, −13.0]"
+    assert line["came back"].text == "▼−50.0 [−72.0, −21.0]"
 
 
 def test_a_loss_that_may_be_none_has_no_part_that_came_back(folder):
-    right = {DENSE: 3, CUT: 2, KD: 6}  # One document of eight: −0.125 ± 0.245.
+    right = {DENSE: 6, CUT: 4, KD: 12}  # Two documents of sixteen, both lost: p is a half.
     rows = [(cell, ZERO, acc_rows({"ending": first(n)})) for cell, n in right.items()]
     (line,) = lines(named(report(folder, *rows), "fine-tune-zero_shot-acc"))
-    assert line["came back"].text == "▲+50.0 [+13.0, +87.0]"
+    assert line["came back"].text == BACK
     assert line["of the loss"].text == "–"
     assert line["of the loss"].note == "compression cost nothing here that can be told from zero"
 
 
 def test_several_tasks_have_a_mean_and_a_table_of_their_own(folder):
-    right = {DENSE: (8, 8), CUT: (2, 8), KD: (6, 8)}
+    right = {DENSE: (16, 16), CUT: (4, 16), KD: (12, 16)}
     rows = [
         (cell, ZERO, acc_rows({"ending": first(a), "choice": first(b)}))
         for cell, (a, b) in right.items()
     ]
     tables = report(folder, *rows)
     (mean,) = lines(named(tables, "fine-tune-zero_shot-acc"))
-    assert (mean["w/o FT"].text, mean["w/ FT"].text) == ("62.5 ±8.2", "87.5 ±8.2")
-    # Errors sqrt(2/7/8) and 0 of two tasks: half of the first.
-    assert mean["came back"].numbers["low"] == pytest.approx(0.25 - 0.98 * math.sqrt(2 / 7 / 8))
+    assert (mean["w/o FT"].text, mean["w/ FT"].text) == ("62.5 ±5.6", "87.5 ±5.6")
+    # The second task did not change, which leaves it z² / (n + z²).
+    low = math.hypot(0.5 - LOW, Z2 / (16 + Z2)) / 2
+    assert mean["came back"].numbers["low"] == pytest.approx(0.25 - low)
     assert mean["of the loss"].text == "67"
     ending, choice = lines(named(tables, "fine-tune-zero_shot-acc-tasks"))
     assert (ending["task"].text, choice["task"].text) == ("ending", "choice")
-    assert ending["came back"].text == "▲+50.0 [+13.0, +87.0]"
-    assert choice["came back"].text == "0.0 [0.0, 0.0]"
+    assert ending["came back"].text == BACK
+    assert choice["came back"].text == "≈0.0 [−19.4, +19.4]"
     assert choice["of the loss"].text == "–"
     assert choice["of the loss"].note == "compression cost nothing here that can be told from zero"
 
@@ -178,12 +190,16 @@ def test_kd_is_paired_with_ce_of_the_same_settings(folder):
     extra = (other, ZERO, acc_rows({"ending": first(8)}))
     tables = report(folder, *one_task(DENSE, CUT, KD, CE), extra)
     (line,) = lines(named(tables, "fine-tune-zero_shot-acc-kd-ce"))
-    assert texts(line)["ce"] == "50.0 ±18.9"
-    assert texts(line)["kd"] == "75.0 ±16.4"
-    # Two of eight documents: 0.25 ± 1.96 · sqrt((2 · 0.75² + 6 · 0.25²) / 7 / 8).
-    half = 1.96 * math.sqrt(1.5 / 7 / 8)
-    assert line["kd − ce"].numbers["low"] == pytest.approx(0.25 - half)
-    assert line["kd − ce"].text == "+25.0 [−7.1, +57.1]"
+    assert texts(line)["ce"] == "50.0 ±12.9"
+    assert texts(line)["kd"] == "75.0 ±11.2"
+    # Four of sixteen documents and none back: McNemar's p is 1/8, so that zero is not left out,
+    # though Tango's interval would. The upper limit is Wilson's.
+    high = (1 / 4 + Z2 / 32 + math.sqrt(Z2 * (3 / 256 + Z2 / 1024))) / (1 + Z2 / 16)
+    change = line["kd − ce"].numbers
+    assert (4 - Z2) / (16 + Z2) > 0
+    assert (change["low"], change["p"]) == (0, pytest.approx(1 / 8))
+    assert change["high"] == pytest.approx(high)
+    assert line["kd − ce"].text == "≈+25.0 [0.0, +49.5]"
 
 
 def test_kd_without_its_like_is_not_paired(folder):
@@ -193,7 +209,7 @@ def test_kd_without_its_like_is_not_paired(folder):
 
 def test_without_the_untrained_cell_nothing_can_have_come_back(folder):
     (line,) = lines(named(report(folder, *one_task(DENSE, KD)), "fine-tune-zero_shot-acc"))
-    assert line["w/ FT"].text == "75.0 ±16.4"
+    assert line["w/ FT"].text == "75.0 ±11.2"
     for name in ("w/o FT", "came back", "of the loss"):
         assert line[name].text == "–"
         assert "add none to fine_tune" in line[name].note
@@ -201,7 +217,7 @@ def test_without_the_untrained_cell_nothing_can_have_come_back(folder):
 
 def test_without_the_dense_cell_the_loss_is_not_known(folder):
     (line,) = lines(named(report(folder, *one_task(CUT, KD)), "fine-tune-zero_shot-acc"))
-    assert line["came back"].text == "▲+50.0 [+13.0, +87.0]"
+    assert line["came back"].text == BACK
     assert line["dense"].note == "no dense cell of this model and dtype in this run"
     assert line["of the loss"].note == "no dense cell of this model and dtype in this run"
 
@@ -210,7 +226,7 @@ def test_other_documents_are_not_paired(folder):
     rows = [*one_task(DENSE, CUT), (KD, ZERO, acc_rows({"ending": first(4, of=6)}))]
     (line,) = lines(named(report(folder, *rows), "fine-tune-zero_shot-acc"))
     assert line["came back"].text == line["of the loss"].text == "–"
-    assert "other documents than untrained (6 documents here, 8" in line["came back"].note
+    assert "other documents than untrained (6 documents here, 16" in line["came back"].note
 
 
 def test_a_training_that_failed_says_why(folder):
@@ -231,31 +247,32 @@ def test_a_training_that_failed_says_why(folder):
 def test_a_trained_dense_model_is_compared_with_the_dense_one(folder):
     trained = make_cell(method="dense", ratio=0.0, fine_tune="ce", recipe=SETTINGS)
     rows = [
-        (DENSE, ZERO, acc_rows({"ending": first(4)})),
-        (trained, ZERO, acc_rows({"ending": first(8)})),
+        (DENSE, ZERO, acc_rows({"ending": first(8)})),
+        (trained, ZERO, acc_rows({"ending": first(16)})),
     ]
     tables = report(folder, *rows)
     (line,) = lines(named(tables, "fine-tune-zero_shot-acc"))
-    assert line["came back"].text == "▲+50.0 [+13.0, +87.0]"
+    assert line["came back"].text == BACK
     assert line["of the loss"].note == "nothing was removed"
     shown = {line["fine-tune"].text: line for line in lines(named(tables, "compression"))}
-    assert shown["ce"]["zero_shot"].text == "▲+50.0 [+13.0, +87.0]"
+    assert shown["ce"]["zero_shot"].text == BACK
     quality = lines(named(tables, "quality-zero_shot-acc"))
     assert [(r["fine-tune"].text, r["to dense"].text) for r in quality if r["ratio"].text] == [
         ("none", "dense"),
-        ("ce", "▲+50.0 [+13.0, +87.0]"),
+        ("ce", BACK),
     ]
 
 
 def test_seeds_of_a_training_are_averaged_over_documents_first(folder):
     again = make_cell(method="state", fine_tune="kd", recipe=KD_SETTINGS, seed=1)
-    rows = [*one_task(DENSE, CUT, KD), (again, ZERO, acc_rows({"ending": first(4)}))]
+    rows = [*one_task(DENSE, CUT, KD), (again, ZERO, acc_rows({"ending": first(8)}))]
     (line,) = lines(named(report(folder, *rows), "fine-tune-zero_shot-acc"))
-    # Two documents came back in both seeds, two in one: mean 3/8, Σ(x − 3/8)² = 11/8.
+    # Four documents came back in both seeds, four in one: mean 6/16.
+    low, high = _bootstrap.bounded(np.array([[1.0] * 4 + [0.5] * 4 + [0.0] * 8]))
     assert line["seeds"].text == "2"
-    assert line["came back"].numbers["diff"] == 3 / 8
-    half = 1.96 * math.sqrt(11 / 8 / 7 / 8)
-    assert line["came back"].numbers["high"] == pytest.approx(3 / 8 + half)
+    change = line["came back"].numbers
+    assert change["diff"] == 6 / 16
+    assert (change["low"], change["high"]) == pytest.approx((low[0], high[0]), rel=1e-5)
 
 
 def test_a_trained_row_stands_under_its_untrained_one(folder):

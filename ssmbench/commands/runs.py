@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path  # noqa: TC003 - cyclopts reads the annotations at run time
-from typing import Literal
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
 
 from ssmbench import console
-from ssmbench.errors import DONE, CommandError
+from ssmbench.errors import DONE
 
 
 def status(run_folder: str, /, *, follow: bool = False, plain: bool = False) -> int:
@@ -75,30 +76,25 @@ def sql(
 def report(
     run_folder: str,
     /,
-    *,
-    format: Literal["terminal", "md", "csv"] = "terminal",
-    out: Path | None = None,
+    *more: str,
+    format: str | None = None,
+    table: str | None = None,
+    out: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    open: bool = False,
 ) -> int:
-    """Show a run's tables of quality and cost.
+    """Show what runs found, in tables and figures, several runs joined.
 
     Args:
         run_folder: the run folder.
-        format: terminal, md (Markdown) or csv (plain numbers, one table after another).
-        out: write instead of printing: a file for md, a folder of files for csv.
+        more: further run folders: their cells are joined, and one that several planned counts
+            once.
+        format: write files: html (one page), md, latex, csv, or several joined by commas. Without
+            it the tables are printed (terminal).
+        table: print these tables alone: names or patterns such as 'quality-*', joined by commas.
+        out: the folder for these files, or - to print one of them. By default RUN/report, and
+            report-NAME here for several runs or an object store.
+        open: open the HTML page in the browser.
     """
-    from ssmbench.report import _build, _render
-    from ssmbench.store.folder import RunFolder
+    from ssmbench.commands import reports
 
-    folder = RunFolder.open(run_folder)
-    tables = _build.build_all(folder)
-    if format == "terminal":
-        if out is not None:
-            raise CommandError("--out: expected --format md or csv with it.")
-        console.renderables(_render.terminal(table, width=console.width()) for table in tables)
-    elif format == "md":
-        console.write(_render.markdown(tables, title=folder.path.name), to=out)
-    elif out is None:
-        console.write("\n".join(f"# {t.name}\n{_render.csv_text(t)}" for t in tables if t.csv))
-    else:
-        _render.write(tables, out, title=folder.path.name)
-    return DONE
+    return reports.report([run_folder, *more], format=format, table=table, out=out, browse=open)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ssmbench.report._results import Results
-    from ssmbench.report._scores import Key, Score
+    from ssmbench.report._scores import Score, Scores
 
 _SECOND = "second:"
 _TABLES = ("metrics", "samples")
@@ -105,7 +105,7 @@ class Comparison:
         return find_panels(self.frames["metrics"], self.frames["samples"])
 
     @cached_property
-    def scores(self) -> dict[Key, Score]:
+    def scores(self) -> Scores:
         """Every score of both; the second's with its difference to the first's."""
         links = [
             link
@@ -121,12 +121,13 @@ class Comparison:
         ]
         schema = {"cell_id": pl.String, "row": pl.Int64, "dense_row": pl.Int64}
         frame = pl.DataFrame(links, schema=schema, orient="row")
-        return scores(
+        found = scores(
             self.frames["metrics"],
             self.frames["samples"],
             frame,
             other=f"the cell of {self.names[0]}",
         )
+        return found.adjusted(self.panels)
 
     def means(self, panel: Panel, pair: Pair) -> tuple[Score, Score]:
         """Give the scores of a cell in both runs, the second with its difference to the first."""

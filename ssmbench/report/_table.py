@@ -41,6 +41,11 @@ class Column:
         """Header and unit as one text."""
         return f"{self.header} [{self.unit}]" if self.unit else self.header
 
+    @property
+    def full_title(self) -> str:
+        """The same with its group, for formats that show no group above several columns."""
+        return f"{self.group} {self.title}" if self.group else self.title
+
 
 @dataclass(frozen=True)
 class Shown:

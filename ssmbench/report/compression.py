@@ -9,6 +9,7 @@ import polars as pl
 from ssmbench.report._format import fixed, percent, significant
 from ssmbench.report._table import Column, Shown, Table, missing
 from ssmbench.report.quality import (
+    CHANGE_PARTS,
     CHANGE_UNITS,
     INTERVAL,
     mean_scores,
@@ -42,6 +43,7 @@ _COLUMNS = (
     Column("model", unit="%", parts=("compression_model",)),
     Column("state", unit="% change", parts=("state_change",)),
 )
+_FAMILY = "Holm's correction is that of the tables of quality: over all rows of a column."
 
 
 def build(results: Results) -> list[Table]:
@@ -90,7 +92,7 @@ def _table(
             " all stored weights. A method that only sets weights to zero removes none.",
             "State: change of what one sequence carries along, in bytes.",
             *(_quality_note(panel) for panel in panels),
-            *((INTERVAL,) if panels else ()),
+            *((INTERVAL, _FAMILY) if panels else ()),
         ),
         warnings=tuple(not_publishable(limit) for limit in limits if limit is not None),
     )
@@ -126,7 +128,7 @@ def _quality_note(panel: Panel) -> str:
 
 def _cost_column(panel: Panel) -> Column:
     unit = CHANGE_UNITS[panel.kind]
-    return Column(panel.suite, unit=unit, parts=("diff", "low", "high"), prefix=panel.suite)
+    return Column(panel.suite, unit=unit, parts=CHANGE_PARTS, prefix=panel.suite)
 
 
 def _cost(panel: Panel, score: Score | None, row: Row) -> Shown:
@@ -134,6 +136,4 @@ def _cost(panel: Panel, score: Score | None, row: Row) -> Shown:
         otherwise = f"suite {panel.suite} has no score here"
         return missing(row.why_missing(otherwise, suite=panel.suite))
     shown = shown_difference(panel, score, row)
-    low, high = score.difference.interval or (None, None)
-    numbers = {"diff": score.difference.value, "low": low, "high": high}
-    return Shown(shown.text, numbers, shown.note)
+    return Shown(shown.text, score.difference.numbers, shown.note)

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from ssmbench.report._format import count, fixed, percent, seconds, significant, size
+from ssmbench.report._format import count, fixed, percent, size
 from ssmbench.report._table import Column, Shown, Table, missing
-from ssmbench.report.quality import mean_scores, not_publishable
+from ssmbench.report._times import time_tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from ssmbench.report._panels import Panel
     from ssmbench.report._results import Results
     from ssmbench.report._rows import Row, Rows
-    from ssmbench.report._scores import Score
 
 TITLE = "Cost"
 ORDER = 2
 
-_TIMES = ("median_s", "p10_s", "p90_s", "speedup", "tokens_per_s", "peak_memory_bytes")
 _FACTS = (
     "params_model",
     "params_mixer",
@@ -36,7 +32,7 @@ _FACTS = (
 
 
 def build(results: Results) -> list[Table]:
-    """Build the table of sizes and one table of times for each device and phase.
+    """Build the table of sizes, and those of times for each device and phase.
 
     Args:
         results: the run's.
@@ -45,7 +41,7 @@ def build(results: Results) -> list[Table]:
     rows = results.rows
     if not rows.rows:
         return []
-    return [_sizes(cells, rows), *_times(results, rows)]
+    return [_sizes(cells, rows), *time_tables(results, rows, title=TITLE)]
 
 
 def _sizes(cells: pl.DataFrame, rows: Rows) -> Table:
@@ -106,83 +102,3 @@ def _why_null(part: str, row: Row) -> str:
     if part == "compression_mixer":
         return "the model has no SSM mixers"
     return "not told by the attempt"
-
-
-def _times(results: Results, rows: Rows) -> list[Table]:
-    """Make one table for each suite, device and phase: shapes are columns."""
-    keys = ["suite_id", "suite", "device", "phase"]
-    found = (
-        results["latency"]
-        .join(rows.frame.lazy(), on="cell_id")
-        .group_by("row", *keys, "batch", "length", maintain_order=True)
-        .agg(pl.col(name).mean() for name in _TIMES)
-        .collect()
-    )
-    if found.is_empty():
-        return []
-    panel, quality = mean_scores(results, rows)
-    suite = panel.suite if panel else ""
-    made = []
-    devices = found.select("suite_id", "device").unique().height > 1
-    for (suite_id, name, device, phase), part in found.group_by(keys, maintain_order=True):
-        shapes = part.select("batch", "length").unique().sort("batch", "length").rows()
-        at = {(r["row"], r["batch"], r["length"]): r for r in part.iter_rows(named=True)}
-        columns = [Column(f"{b}×{n}", parts=_TIMES, prefix=f"{b}x{n}") for b, n in shapes]
-        timed = rows.wanted(set(part["row"]))
-        lines = [
-            (
-                *row.key,
-                _quality(quality.get(row.index), row, suite),
-                *(_time(at.get((row.index, *shape)), row, str(name)) for shape in shapes),
-            )
-            for row in timed.rows
-        ]
-        tail = f"-{device}-{suite_id}" if devices else ""
-        made.append(
-            Table(
-                title=f"{TITLE}: {phase} on {device}",
-                name=re.sub(r"[^0-9A-Za-z_-]+", "-", f"cost-{phase}{tail}"),
-                columns=(*rows.columns, _quality_column(suite), *columns),
-                rows=tuple(lines),
-                sections=timed.sections,
-                notes=_time_notes(str(phase), panel),
-            )
-        )
-    return made
-
-
-def _quality_column(suite: str) -> Column:
-    return Column(
-        f"{suite or 'quality'} mean", unit="%", parts=("value", "stderr"), prefix="quality"
-    )
-
-
-def _quality(score: Score | None, row: Row, suite: str) -> Shown:
-    """A time never stands without the quality that it was bought with."""
-    if score is None or score.value is None:
-        which = f"suite {suite} was not run" if suite else "no suite measured quality"
-        return missing(row.why_missing(f"nothing to judge these times by: {which}", suite=suite))
-    text = percent(score.value)
-    if score.stderr is not None:
-        text += f" ±{percent(score.stderr)}"
-    return Shown(text, {"value": score.value, "stderr": score.stderr})
-
-
-def _time(found: Mapping[str, Any] | None, row: Row, suite: str) -> Shown:
-    if found is None or found["median_s"] is None:
-        return missing(row.why_missing(f"suite {suite} was not run on this cell", suite=suite))
-    speedup = found["speedup"]
-    tail = f" ×{significant(speedup)}" if speedup is not None else ""
-    note = None if speedup is not None else "the dense model was not timed beside it"
-    return Shown(seconds(found["median_s"]) + tail, {n: found[n] for n in _TIMES}, note)
-
-
-def _time_notes(phase: str, panel: Panel | None) -> tuple[str, ...]:
-    what = "step" if phase == "decode" else "pass"
-    limit = panel.limit if panel else None
-    trial = () if limit is None else (f"The quality is {not_publishable(limit)}.",)
-    return (
-        f"Columns are batch × length. Median time of a {what}, × speedup over the dense model,"
-        " which takes turns with it in one process; the dense row shows how far 1 is exact.",
-        *trial,
-    )

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import polars as pl
-
 from ssmbench.report._format import percent
+from ssmbench.report._quality_notes import MARKS
 from ssmbench.report._rows import UNTRAINED, Row, Rows
-from ssmbench.report._scores import Difference, Key, Score, no_score, scores
+from ssmbench.report._scores import Difference, Score, Scores, no_score, scores
 from ssmbench.report._table import Column, Shown, Table, missing
 from ssmbench.report.quality import (
+    CHANGE_PARTS,
     CHANGE_UNITS,
     NO_INTERVAL,
     change_text,
@@ -33,22 +33,22 @@ if TYPE_CHECKING:
 TITLE = "Fine-tuning"
 ORDER = 6
 
-_SCORE, _CHANGE = ("value", "stderr"), ("diff", "low", "high")
+_SCORE = ("value", "stderr")
 _UNITS = {
     "fraction": "Scores ± standard error over documents, in %; differences in points.",
     "perplexity": "Perplexity ± standard error over documents; differences in nats per token, the"
     " sign turned: fewer nats are better.",
 }
 _BACK = (
-    "Came back: w/ FT against w/o FT of the same cell, paired by document, with its 95 % interval;"
-    " positive is better. ▲ better, ▼ worse: zero is outside the interval.",
+    "Came back: w/ FT against w/o FT of the same cell, paired by document, with its 95 % interval"
+    f" as in the tables of quality; positive is better. {MARKS}",
     "Of the loss: that, as a part of what compression took from the dense model. Given where the"
     " 95 % interval of the loss, paired likewise, excludes zero.",
 )
 _BETTER = (
     "kd − ce: trained towards the dense model's distribution against trained on the text itself,"
-    " the same cell with otherwise equal settings, paired by document, with its 95 % interval;"
-    " positive: kd is better. ▲ better, ▼ worse: zero is outside the interval."
+    " the same cell with otherwise equal settings, paired by document, with its 95 % interval as in"
+    f" the tables of quality; positive: kd is better. {MARKS}"
 )
 _NO_TWIN = "the same cell without fine-tuning is not in this run: add none to fine_tune"
 _NO_DENSE = "no dense cell of this model and dtype in this run"
@@ -62,9 +62,9 @@ class _Found:
     `ces` maps the index of a row trained by kd to that of the same one trained by ce.
     """
 
-    to_dense: Mapping[Key, Score]
-    to_untrained: Mapping[Key, Score]
-    to_ce: Mapping[Key, Score]
+    to_dense: Scores
+    to_untrained: Scores
+    to_ce: Scores
     ces: Mapping[int, int]
 
 
@@ -79,16 +79,14 @@ class _View:
     def name(self) -> str:
         return "mean" if self.column is None else header_of(self.panel, self.column)
 
-    def score(self, row: Row, found: Mapping[Key, Score]) -> Score:
+    def score(self, row: Row, found: Scores) -> Score:
         if self.column is None:
             return mean(self.panel, row, found)
         return score_of(self.panel, row, found, self.column)
 
     def better(self, change: Difference) -> Difference:
         """Turn a difference such that positive is better."""
-        if change.value is None or self.panel.kind == "fraction":
-            return change
-        return Difference(-change.value, change.stderr)
+        return change if self.panel.kind == "fraction" else change.negated()
 
 
 def build(results: Results) -> list[Table]:
@@ -115,20 +113,23 @@ def build(results: Results) -> list[Table]:
 
 
 def _find(results: Results, rows: Rows, trained: Sequence[Row]) -> _Found:
-    """Score the trained rows, their untrained and their dense ones, and nobody else."""
+    """Pair the trained rows with the untrained ones, and those of kd with those of ce."""
 
-    def paired(twins: Mapping[int, int | None], other: str) -> dict[Key, Score]:
+    def paired(twins: Mapping[int, int | None], other: str) -> Scores:
         links = rows.paired(twins)
-        cells = pl.col("cell_id").is_in(links["cell_id"].to_list())
-        metrics, samples = (results[name].filter(cells) for name in ("metrics", "samples"))
-        return scores(metrics, samples, links, other=other) if twins else {}
+        found = scores(
+            results["metrics"],
+            results["samples"],
+            links,
+            other=other,
+            documents=results.documents,
+        )
+        return found.adjusted(results.panels)
 
-    untrained = {row.index: row.untrained for row in trained}
-    meant = {*untrained, *(i for i in untrained.values() if i is not None)}
     ces = _ces(trained)
     return _Found(
-        to_dense=paired({i: rows.rows[i].dense for i in meant}, "dense"),
-        to_untrained=paired(untrained, "untrained"),
+        to_dense=results.scores,
+        to_untrained=paired({row.index: row.untrained for row in trained}, "untrained"),
         to_ce=paired(dict(ces), "ce"),
         ces=ces,
     )
@@ -178,7 +179,7 @@ def _came_back(
         Column("dense", parts=_SCORE, prefix="dense"),
         Column("w/o FT", parts=_SCORE, prefix="without"),
         Column("w/ FT", parts=_SCORE, prefix="with"),
-        Column("came back", unit=unit, parts=_CHANGE, prefix="back"),
+        Column("came back", unit=unit, parts=CHANGE_PARTS, prefix="back"),
         Column("of the loss", unit="%", parts=("back_of_loss",)),
     )
     lines = [(row, view, _back_cells(view, row, rows, found)) for row in kept for view in views]
@@ -198,7 +199,7 @@ def _kd_and_ce(
         Column("w/o FT", parts=_SCORE, prefix="without"),
         Column("ce", parts=_SCORE, prefix="ce"),
         Column("kd", parts=_SCORE, prefix="kd"),
-        Column("kd − ce", unit=unit, parts=_CHANGE, prefix="kd_ce"),
+        Column("kd − ce", unit=unit, parts=CHANGE_PARTS, prefix="kd_ce"),
     )
     lines = []
     for row in kept:
@@ -282,10 +283,8 @@ def _change(view: _View, paired: Score, own: Score) -> Shown:
     change = view.better(paired.difference)
     if change.value is None:
         return missing(own.reason or paired.reason or change.reason or "no score")
-    low, high = change.interval or (None, None)
-    numbers = {"diff": change.value, "low": low, "high": high}
     note = None if change.interval else NO_INTERVAL
-    return Shown(change_text(view.panel, change), numbers, note)
+    return Shown(change_text(view.panel, change), change.numbers, note)
 
 
 def _of_the_loss(view: _View, before: Score | None, back: Shown) -> Shown:

@@ -6,7 +6,9 @@ import re
 from typing import TYPE_CHECKING
 
 from ssmbench.report._format import fixed, percent, significant
-from ssmbench.report._scores import Difference, Key, Score, mean_score, no_score
+from ssmbench.report._quality_notes import MARKS as MARKS
+from ssmbench.report._quality_notes import family, notes
+from ssmbench.report._scores import Difference, Key, Score, Scores, mean_score, no_score
 from ssmbench.report._table import Column, Shown, Table, missing
 
 if TYPE_CHECKING:
@@ -19,9 +21,9 @@ if TYPE_CHECKING:
 TITLE = "Quality"
 ORDER = 1
 
-_MARKS = {"below": "▼", "above": "▲", "unclear": "", "": ""}
 CHANGE_UNITS = {"fraction": "points", "perplexity": "nats/token", "number": ""}
-_PARTS = ("value", "stderr", "diff", "low", "high", "seed_sd")
+CHANGE_PARTS = ("diff", "low", "high", "p", "p_holm")
+_PARTS = ("value", "stderr", *CHANGE_PARTS, "seed_sd")
 
 
 def build(results: Results) -> list[Table]:
@@ -94,7 +96,7 @@ def _panel_tables(
         columns=(*rows.columns, *columns),
         rows=(*_joined(rows, cells), *extra),
         sections=rows.sections | ({len(cells)} if extra else set()),
-        notes=_notes(panel, rows),
+        notes=(*notes(panel, rows), family(panel, found)),
         warnings=warnings,
     )
     if beside:
@@ -105,7 +107,7 @@ def _panel_tables(
         columns=(*rows.columns, *(Column(name) for name in names)),
         rows=_joined(rows, changes),
         sections=rows.sections,
-        notes=(INTERVAL,),
+        notes=(INTERVAL, family(panel, found)),
         warnings=warnings,
         csv=False,
     )
@@ -114,9 +116,12 @@ def _panel_tables(
 
 NO_INTERVAL = "one document has no spread: no interval"
 INTERVAL = (
-    "Compressed minus dense, paired by document, with its 95 % interval."
-    " ▼ below, ▲ above: zero is outside the interval. An interval without width says only that"
-    " all n documents changed alike (0.0: none did); about 3/n cannot be ruled out."
+    "Compressed minus dense, paired by document, with its 95 % interval. Of right and wrong"
+    " answers it is Tango's, and leaves out zero only where McNemar's exact test does; of nats,"
+    " and of means over seeds, documents are drawn again (bootstrap-t), each with all its seeds."
+    " A mean's is made of its tasks' (MOVER). It says what other documents would change, and takes"
+    " the seeds as they are. Of nats, an interval without width says only that all documents"
+    " changed alike. " + MARKS
 )
 
 
@@ -173,23 +178,18 @@ def mean(panel: Panel, row: Row, found: Mapping[Key, Score]) -> Score:
         return score_of(panel, row, found, panel.columns[0])
     parts = [score_of(panel, row, found, c) for c in panel.columns if c[0] in panel.averaged]
     without = [p for p in parts if p.value is None]
-    return without[0] if without and len(without) == len(parts) else mean_score(parts)
+    if without and len(without) == len(parts):
+        return without[0]
+    means = found.means(panel) if isinstance(found, Scores) else {}
+    return means.get(row.index) or mean_score(parts)
 
 
 def _shown_score(panel: Panel, score: Score, row: Row) -> Shown:
     if score.value is None:
         return missing(score.reason or "no score")
-    interval = score.difference.interval or (None, None)
-    numbers = {
-        "value": score.value,
-        "stderr": score.stderr,
-        "diff": score.difference.value,
-        "low": interval[0],
-        "high": interval[1],
-        "seed_sd": score.seed_sd,
-    }
-    text = _MARKS[score.difference.verdict] + score_text(panel, score.value, score.stderr)
-    return Shown(text, numbers, seeds_missing(score, row))
+    numbers = {"value": score.value, "stderr": score.stderr, "seed_sd": score.seed_sd}
+    text = score.difference.mark + score_text(panel, score.value, score.stderr)
+    return Shown(text, numbers | score.difference.numbers, seeds_missing(score, row))
 
 
 def score_text(panel: Panel, value: float, stderr: float | None) -> str:
@@ -198,6 +198,8 @@ def score_text(panel: Panel, value: float, stderr: float | None) -> str:
     text = digits(value)
     if stderr is None:
         return text
+    if "e" in text:
+        return f"{text} ±{stderr:.2g}"
     # The error is told to the same place as the score that it belongs to.
     places = len(text.partition(".")[2])
     error = 100 * stderr if panel.kind == "fraction" else stderr
@@ -231,14 +233,20 @@ def shown_difference(panel: Panel, score: Score, row: Row) -> Shown:
 
 
 def change_text(panel: Panel, change: Difference) -> str:
-    """Write a difference that has a value, with its 95 % interval and mark if it has one."""
+    """Write a difference that has a value, with its 95 % interval and mark if it has one.
+
+    A limit that would be rounded to a zero that the interval leaves out gets more digits.
+    """
     assert change.value is not None
     scale, digits = (100.0, 1) if panel.kind == "fraction" else (1.0, 3)
-    text = fixed(scale * change.value, digits, sign=True)
     if change.interval is None:
-        return text
-    low, high = (fixed(scale * v, digits, sign=True) for v in change.interval)
-    return f"{_MARKS[change.verdict]}{text} [{low}, {high}]"
+        return fixed(scale * change.value, digits, sign=True)
+    low, high = (scale * v for v in change.interval)
+    if low > 0 or high < 0:
+        nearest = min(abs(low), abs(high))
+        digits = next((d for d in range(digits, digits + 9) if round(nearest, d)), digits)
+    texts = [fixed(v, digits, sign=True) for v in (scale * change.value, low, high)]
+    return f"{change.mark}{texts[0]} [{texts[1]}, {texts[2]}]"
 
 
 def _reference_rows(panel: Panel, rows: Rows, headers: Sequence[str]) -> list[tuple[Shown, ...]]:
@@ -260,21 +268,3 @@ def _reference(name: str, value: float | None) -> Shown:
     if value is None:
         return missing(f"{name} is not known here")
     return Shown(percent(value), {"value": value})
-
-
-def _notes(panel: Panel, rows: Rows) -> tuple[str, ...]:
-    what = "Score ± standard error over documents"
-    notes = [f"{what}, in %." if panel.kind == "fraction" else f"{what}; lower is better."]
-    if panel.kind == "number":
-        notes = [f"{what}."]
-    notes.append(
-        "▼ below, ▲ above dense: the 95 % interval of the paired difference excludes zero."
-    )
-    if panel.averaged and len(panel.averaged) < len(panel.columns):
-        left_out = [t for t, _ in panel.columns if t not in panel.averaged]
-        notes.append(f"The mean leaves out groups: {', '.join(left_out)}.")
-    if any(len(row.cells) > 1 for row in rows.rows):
-        notes.append(
-            "Rows of several seeds show the mean over seeds; documents are averaged first."
-        )
-    return tuple(notes)
