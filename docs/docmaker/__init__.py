@@ -1,0 +1,1 @@
+"""What `make docs` and `make site` do: pages that follow from the code, and the site."""
