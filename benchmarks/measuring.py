@@ -93,9 +93,14 @@ def in_all(tasks: Sequence[Mapping[str, Sequence[float]]]) -> list[float]:
 class Report:
     """Collects what a benchmark finds, and who disturbed it."""
 
-    def __init__(self, benchmark: str) -> None:
-        """Begin to watch the processors."""
-        self.benchmark = benchmark
+    def __init__(self, benchmark: str, *, watched: bool = True) -> None:
+        """Begin to watch the processors.
+
+        Args:
+            benchmark: its name.
+            watched: False where the work is other processes', which would be taken for strangers.
+        """
+        self.benchmark, self._watched = benchmark, watched
         self.targets: dict[str, dict[str, float]] = {}
         self.results: list[dict[str, Any]] = []
         self._watch = HostWatch()
@@ -103,7 +108,7 @@ class Report:
 
     def write(self, out: Path | None) -> None:
         """Write the result file, whole or not at all; print where the machine was not idle."""
-        disturbance = self._watch.end().disturbance
+        disturbance = self._watch.end().disturbance if self._watched else None
         if disturbance:
             print(f"not to be published: {disturbance}")
         if out is None:

@@ -156,6 +156,12 @@ TARGETS = (
     Target(_SAVED.format("mamba2-130m"), 0.95, "≥", targets.simba("mamba2-130m", 2048, 0.9)),
     Target(_SAVED.format("mamba-130m"), 0.85, "≥", targets.simba("mamba-130m", 2048, 0.9)),
     Target(
+        "toy grid on two processors: one process of two threads ÷ two processes of one",
+        1,
+        "≥",
+        targets.processes(200),
+    ),
+    Target(
         "GPU: mamba2-2.7b's shape, bf16, six tasks' token lengths: lm-eval's way with mamba-ssm's"
         " kernels ÷ ours",
         1.7,

@@ -34,3 +34,8 @@ def simba(model: str, length: int, ratio: float, bias: str = "input") -> str:
     """Name the time saved over the FLOPs saved; `bias` is the method's."""
     name = f"simba_saved_{model}_T{length}_ratio{ratio:g}"
     return name if bias == "input" else f"{name}_bias_{bias}"
+
+
+def processes(documents: int) -> str:
+    """Name the time of one process of two threads over that of two processes of one."""
+    return f"one_process_of_two_threads_over_two_of_one_{documents}docs"

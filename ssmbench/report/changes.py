@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ssmbench.report._scores import Score
 
 TITLE = "Changes"
-ORDER = 10
+ORDER = 25
 
 _TITLE = "What compression changed"
 _HOLDS = Style(STYLES[1].colour, "s", ())

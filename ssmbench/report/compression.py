@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ssmbench.report._scores import Score
 
 TITLE = "Compression"
-ORDER = 3
+ORDER = 20
 
 _FACTS = (
     "ratio_achieved",

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ssmbench.report._scores import Key, Score
 
 TITLE = "Context"
-ORDER = 15
+ORDER = 74
 
 _TITLE = "Perplexity against context"
 _TASK = re.compile(r"context_(\d+)")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ssmbench.report._rows import Row, Rows
 
 TITLE = "Cost"
-ORDER = 2
+ORDER = 40
 
 _FACTS = (
     "params_model",

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ssmbench.report._scores import Score
 
 TITLE = "Criteria"
-ORDER = 16
+ORDER = 75
 
 _TITLE = "Does it matter how tokens are ranked?"
 _READINGS = "Does it matter how the paper is read?"

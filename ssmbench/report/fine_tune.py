@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ssmbench.report._results import Results
 
 TITLE = "Fine-tuning"
-ORDER = 6
+ORDER = 60
 
 _SCORE = ("value", "stderr")
 _UNITS = {

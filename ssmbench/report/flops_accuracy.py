@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ssmbench.report._scores import Score
 
 TITLE = "FLOPs against accuracy"
-ORDER = 14
+ORDER = 72
 
 # How far apart the costs of two models may be that are told to cost the same.
 SAME_COST = 0.05

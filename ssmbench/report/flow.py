@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ssmbench.report._results import Results
 
 TITLE = "Information flow"
-ORDER = 18
+ORDER = 92
 
 _TITLE = "Where a layer's last output comes from"
 # Dark to light, far to near; in grey as in colour.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ssmbench.report._rows import Row, Rows
 
 TITLE = "Inputs"
-ORDER = 4
+ORDER = 73
 
 _LENGTHS = ("prompt_tokens", "answer_tokens")
 _FLOPS = ("flops_all", "flops_scored")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ssmbench.report._rows import Row, Rows
 
 TITLE = "Layers"
-ORDER = 5
+ORDER = 90
 
 SHOWN_LAYERS = 8
 DROPPING = ("tokens", "kept_position", "zeros", "ties", "rank_correlation")

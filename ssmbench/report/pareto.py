@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ssmbench.report._scores import Score
 
 TITLE = "Pareto front"
-ORDER = 11
+ORDER = 30
 
 _COLUMNS = 2
 _EACH = 2.35  # inches

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from ssmbench.report._results import Results
 
 TITLE = "On Pruning State-Space LLMs: its tables"
-ORDER = 20
+ORDER = 50
 
 _METHODS = {
     "wanda": "WANDA",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ssmbench.report._rows import Row, Rows
 
 TITLE = "Quality"
-ORDER = 1
+ORDER = 10
 
 CHANGE_UNITS = {"fraction": "points", "perplexity": "nats/token", "number": ""}
 CHANGE_PARTS = ("diff", "low", "high", "p", "p_holm")

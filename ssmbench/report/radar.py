@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ssmbench.report._scores import Key, Score
 
 TITLE = "Radar plots"
-ORDER = 12
+ORDER = 70
 
 _COLUMNS = 4
 _EACH = 1.85  # inches

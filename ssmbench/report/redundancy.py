@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ssmbench.report._results import Results
 
 TITLE = "Token redundancy"
-ORDER = 17
+ORDER = 91
 
 _TITLE = "How alike neighbouring tokens are"
 _PLACES = {"residual": "residual stream", "mixer": "mixer's output", "state": "SSM state"}

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ssmbench.report._table import Table
 
 TITLE = "Simba: its tables"
-ORDER = 21
+ORDER = 51
 
 
 def build(results: Results) -> list[Table]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ssmbench.report._timed import Timed
 
 TITLE = "Speedups"
-ORDER = 19
+ORDER = 81
 
 _SPEED = "Speedup"
 Shape = tuple[str, int, int]  # device and phase, batch, length

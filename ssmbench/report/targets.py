@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ssmbench.report._scores import Score
 
 TITLE = "Projections"
-ORDER = 13
+ORDER = 71
 
 _TITLE = "In-projection against out-projection"
 _NAMES = {"in_proj": "InProj", "out_proj": "OutProj", "both": "both"}

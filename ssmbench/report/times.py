@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ssmbench.report._timed import Timed
 
 TITLE = "Times"
-ORDER = 19
+ORDER = 80
 
 _LENGTH = "Time against length"
 

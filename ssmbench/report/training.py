@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ssmbench.report._results import Results
 
 TITLE = "Training"
-ORDER = 7
+ORDER = 61
 
 SUITE = "training"
 _LEVELS = "▁▂▃▄▅▆▇█"

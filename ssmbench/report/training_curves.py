@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ssmbench.report._results import Results
 
 TITLE = "Training curves"
-ORDER = 20
+ORDER = 62
 
 _TITLE = "Loss during fine-tuning"
 
