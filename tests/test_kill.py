@@ -109,27 +109,28 @@ def busy_workers(process: subprocess.Popen[str]) -> Iterator[psutil.Process]:
 def kill_one_at_work(process: subprocess.Popen[str], folder: Path) -> None:
     """Kill a worker that still has something to lose.
 
-    It is held still first: whatever it had handed over is committed meanwhile, and a cell of
-    which something is missing then is one that it was working on.
+    It is held still first: what lies on disk of its cell is then all that it has done, since what
+    is whole there counts even if the worker dies before it can say so.
     """
     while True:
         wait_for(lambda: any(busy_workers(process)), process)
         for worker in busy_workers(process):
             with contextlib.suppress(psutil.NoSuchProcess):
-                label = " ".join(worker.cmdline()).removeprefix("ray::").strip()
                 worker.suspend()
-                time.sleep(1)
-                if len(committed_of(folder, label)) < N_SUITES:
+                label = " ".join(worker.cmdline()).removeprefix("ray::").strip()
+                if written_of(folder, label) < N_SUITES:
                     worker.kill()
                     return
                 worker.resume()
 
 
-def committed_of(folder: Path, label: str) -> list[str]:
-    """Read which suites of the cell with that label are committed."""
+def written_of(folder: Path, label: str) -> int:
+    """Count the suites of the cell with that label that are whole on disk."""
     cells = ssmbench.results(folder)["cells"]
     (cell_id,) = cells.filter(pl.col("label") == label)["cell_id"]
-    return [suite for cell, suite in commits(folder) if cell == cell_id]
+    # CELL.ATTEMPT.SUITE.json stands for a whole suite, CELL.ATTEMPT.json for an attempt's end.
+    marks = folder.glob(f"attempts/*/{cell_id}.*.json")
+    return len({path.name.split(".")[2] for path in marks if path.name.count(".") == 3})
 
 
 def finish(grid: Path, folder: Path, undisturbed: pl.DataFrame) -> str:
