@@ -14,7 +14,6 @@ from ssmbench import plugins
 from ssmbench.grid.catalogue import find
 from ssmbench.kernels import backends, check, semi_structured
 from ssmbench.models.decoder import Decoder
-from ssmbench.models.forest import Forest
 from ssmbench.models.initialise import initialise
 from ssmbench.suites import latency
 from ssmbench.suites._context import Context
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
 
 MAMBA, MAMBA2 = "mamba-2.8b", "mamba2-2.7b"
 SMALL_ERROR = 2e-3
+# Gradients sum over all tokens, and some of their terms cancel.
+GRADIENT_ERROR = 1e-2
 # In bf16 the torch form is the measure: another backend may err this many times as much.
 TIMES_TORCH = 2.0
 
@@ -61,6 +62,8 @@ def kernels(step: Check) -> dict[str, Any]:
 @needs(60)
 def models(step: Check) -> dict[str, Any]:
     """Hold tiny models of every family and odd sizes against the processor, on every backend."""
+    from gpu_equality import gradients, gradients_error, logits_error
+
     rows, wrong = [], []
     for name in plugins.names("family"):
         family = plugins.load("family", name)
@@ -69,43 +72,51 @@ def models(step: Check) -> dict[str, Any]:
         ids = torch.randint(model.description.vocab_size, (3, 130))
         with torch.inference_mode():
             expected = model(ids)
+        learnt = gradients(model, ids)
         for dtype in ("float32", "bfloat16"):
             moved = model.to(step.device, getattr(torch, dtype))
             largest = SMALL_ERROR
             for backend in sorted(backends.NAMES, key=lambda name: name != backends.TORCH):
-                error, problem = _logits_error(moved, ids, expected, backend, dtype)
+                error, problem = logits_error(moved, ids, expected, backend, dtype)
                 if backend == backends.TORCH and dtype == "bfloat16" and error is not None:
                     largest = TIMES_TORCH * error
                 rows.append({"family": name, "dtype": dtype, "backend": backend, "error": error,
                              "problem": problem})  # fmt: skip
                 if error is not None and not error < largest:
                     wrong.append(f"{name} in {dtype} on {backend}: error {error:.1e}")
+                if error is not None and dtype == "float32":
+                    error, problem = gradients_error(moved, ids, learnt, backend)
+                    rows[-1] |= {"gradients_error": error, "gradients_problem": problem}
+                    if error is None or not error < GRADIENT_ERROR:
+                        what = problem or f"error {error:.1e}"
+                        wrong.append(f"gradients of {name} on {backend}: {what}")
             model = model.float().cpu()
     told = f"{sum(r['error'] is not None for r in rows)} combinations ran, {len(wrong)} are wrong"
     return {"rows": rows, "wrong": wrong, "told": told}
 
 
-def _logits_error(
-    model: Decoder, ids: torch.Tensor, expected: torch.Tensor, backend: str, dtype: str
-) -> tuple[float | None, str | None]:
-    """Give the largest error of logits as a part of their deviation, or why there are none."""
-    from ssmbench.errors import PrerequisiteError
+@needs(40)
+def decoding(step: Check) -> dict[str, Any]:
+    """Decode by CUDA graphs and plainly, in turns: the same tokens."""
+    from gpu_decoding import compare
 
-    device = str(model.device)
-    try:
-        with backends.using(backend, device, dtype), torch.inference_mode():
-            # A fork, so that states are carried: half is read first.
-            half = ids.shape[1] // 2
-            moved = ids.to(device)
-            first, state = model.hidden(Forest.batch(moved[:, :half]))
-            second, _ = model.hidden(Forest.batch(moved[:, half:]), state)
-            parts = [
-                model.logits(h).view(len(ids), -1, expected.shape[-1]) for h in (first, second)
-            ]
-            found = torch.cat(parts, 1).cpu()
-    except PrerequisiteError as error:
-        return None, str(error)
-    return float((found - expected).abs().max() / expected.std()), None
+    rows, wrong = [], []
+    for name in (MAMBA2, MAMBA):
+        model = _model(step, name)
+        for batch in (1, 16):
+            sizes = {"batch": batch, "length": 8 if step.small else 512}
+            times = {"steps": 2 if step.small else 32, "repeats": 2 if step.small else 10}
+            row = {"model": name} | compare(model, step.device, **sizes, **times)
+            step.say(f"{name} {batch}: {row['tokens_per_s']:.0f} tokens/s, ×{row['ratio']:.2f}")
+            if not row["logits_error"] < SMALL_ERROR:
+                wrong.append(f"{name}, batch {batch}: logits are off by {row['logits_error']:.1e}")
+            if row["graph"] != "captured" and not step.small:
+                wrong.append(f"{name}, batch {batch}: {row['graph']}")
+            rows.append(row)
+        del model
+        _release()
+    told = ", ".join(f"{r['model']} {r['batch']}: ×{r['ratio']:.2f}" for r in rows)
+    return {"rows": rows, "wrong": wrong, "told": f"plain ÷ graph, a step: {told}"}
 
 
 @needs(120)
@@ -118,7 +129,7 @@ def structured(step: Check) -> dict[str, Any]:
     return {"rows": rows, "told": _kept(rows)}
 
 
-@needs(60)
+@needs(40)
 def two_four(step: Check) -> dict[str, Any]:
     """Time Mamba-2 with 2:4 projections, dense and through sparse products."""
     why = semi_structured.why_not(torch.device(step.device))
@@ -152,17 +163,19 @@ def scoring(step: Check) -> dict[str, Any]:
     return {"rows": rows, "ratio": theirs / mine, "told": told}
 
 
-@needs(60)
+@needs(80)
 def training(step: Check) -> dict[str, Any]:
-    """Count the tokens a second of distilling a pruned model, and its peak memory."""
+    """Count the tokens a second of distilling a pruned model, by backend, and its peak memory."""
     from gpu_training import distil
 
     rows = distil(step)
-    told = "; ".join(f"{r['model']}: {r['tokens_per_s']:.0f} tokens/s" for r in rows)
+    told = "; ".join(
+        f"{r['model']} on {r['backend']}: {r['tokens_per_s']:.0f} tokens/s" for r in rows
+    )
     return {"rows": rows, "told": told}
 
 
-STEPS = (kernels, models, structured, two_four, simba, scoring, training)
+STEPS = (kernels, models, decoding, structured, two_four, simba, scoring, training)
 
 
 def _latency(

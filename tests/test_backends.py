@@ -135,10 +135,30 @@ def test_a_gradient_is_left_to_those_that_have_one(machine):
     with backends.using("auto", "cuda"):
         assert backends.provider(SSD, "cuda", gradient=True)[0] == "mamba_ssm"
         assert backends.provider(CONV, "cuda", gradient=True)[0] == "mamba_ssm"
-        assert backends.provider(SCAN, "cuda", gradient=True) is None
+        assert backends.provider(SCAN, "cuda", gradient=True)[0] == "triton"
+        assert backends.provider(SCORES[0], "cuda", gradient=True) is None
     with backends.using("triton", "cuda"):
+        assert backends.provider(SCAN, "cuda", gradient=True)[0] == "triton"
         assert backends.provider(SSD, "cuda", gradient=True) is None
         assert backends.provider(SSD, "cuda", gradient=False)[0] == "triton"
+
+
+def test_a_backward_pass_is_judged_apart(machine):
+    machine(mamba_ssm={}, triton={f"{SCAN} gradient": "is wrong"})
+    with backends.using("auto", "cuda"):
+        assert backends.provider(SCAN, "cuda", gradient=False)[0] == "triton"
+        assert backends.provider(SCAN, "cuda", gradient=True) is None
+        assert backends.provider(CONV, "cuda", gradient=True)[0] == "mamba_ssm"
+    with backends.using("triton", "cuda"):
+        assert backends.provider(SCAN, "cuda", gradient=False)[0] == "triton"
+        with pytest.raises(PrerequisiteError, match="not compute selective_scan gradient on this"):
+            backends.provider(SCAN, "cuda", gradient=True)
+
+
+def test_a_backend_with_nothing_but_a_backward_pass_computes_nothing(machine):
+    machine(triton=dict.fromkeys(backends.OPERATIONS, "is wrong"))
+    with pytest.raises(PrerequisiteError, match="computes nothing on this machine: is wrong"):
+        backends.use("triton", "cuda")
 
 
 def test_tensors_elsewhere_are_computed_by_the_torch_forms(machine):

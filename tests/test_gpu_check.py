@@ -26,7 +26,9 @@ sys.meta_path.insert(0, Bare())
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
-STEPS = ("kernels", "models", "structured", "two_four", "simba", "scoring", "training")
+STEPS = (
+    "kernels", "models", "decoding", "structured", "two_four", "simba", "scoring", "training",
+)  # fmt: skip
 
 
 def check(*options: str) -> subprocess.CompletedProcess[str]:
@@ -49,6 +51,8 @@ def test_every_step_runs_on_a_bare_machine(tmp_path):
     assert len(ran) == 14
     # What could not run says why.
     assert all(r["problem"] for r in rows if r["error"] is None)
+    assert all(r["gradients_error"] < 1e-4 for r in rows if r["error"] and r["dtype"] == "float32")
+    assert {r["graph"] for r in found["decoding"]["rows"]} == {"it runs on a processor"}
     assert found["scoring"]["rows"][0]["max_difference_nats"] < 1e-2
     assert found["two_four"]["told"].startswith("2:4 products need a GPU")
 

@@ -13,11 +13,21 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from evaluate_helpers import both, context_of, tiny_gpt_neox, tiny_mamba, tiny_mamba2
+from graph_helpers import Graphs
 from test_evaluate_suites import LATENCY_FIELDS
 
-from ssmbench.models import token_flops
+from ssmbench.models import decoding, token_flops
+from ssmbench.models.description import Attention
 from ssmbench.store.columns import LATENCY
-from ssmbench.suites import _latency_row, _memory, _strangers, _timing, latency
+from ssmbench.suites import (
+    _latency_row,
+    _latency_work,
+    _memory,
+    _peak,
+    _strangers,
+    _timing,
+    latency,
+)
 from ssmbench.suites._gemms import Watched, replay
 from ssmbench.suites._timing import Took
 
@@ -146,12 +156,94 @@ def test_state_and_weights_are_those_of_the_model(models: dict[str, Any], tmp_pa
     assert rows[2]["peak_memory_bytes"] >= weights + 2 * one
 
 
+# --- graphs -------------------------------------------------------------------------------
+
+
+def test_decoding_on_a_processor_is_plain_and_says_so(
+    models: dict[str, Any], tmp_path: Path
+) -> None:
+    rows = measured(models["mamba2"], tmp_path)
+    assert [row["graph"] for row in rows] == [None, None, "plain: it runs on a processor"]
+    assert [row["capture_s"] for row in rows] == [None] * 3
+
+
+@pytest.fixture
+def on_gpu(monkeypatch: pytest.MonkeyPatch) -> Graphs:
+    """Let models without attention be captured, by a stand-in."""
+
+    def why_not(model: Any) -> str | None:
+        is_hybrid = any(isinstance(s.mixer, Attention) for s in model.description.layers)
+        return "the keys grow" if is_hybrid else None
+
+    monkeypatch.setattr(decoding, "why_not", why_not)
+    return Graphs(monkeypatch)
+
+
+def test_both_models_and_the_floor_run_as_graphs(
+    on_gpu: Graphs, models: dict[str, Any], tmp_path: Path
+) -> None:
+    *prompts, row = measured(models["mamba2"], tmp_path)
+    assert [r["graph"] for r in prompts] == [None, None]
+    assert row["graph"] == "captured"
+    assert row["capture_s"] > 0
+    assert 0 < row["floor_s"] < row["median_s"]
+    # Two steps of each model and one floor in each of three repeats.
+    assert on_gpu.told.count("begin") == 3
+    assert on_gpu.told.count("replay") == 3 * (2 + 2 + 1)
+
+
+def test_a_graph_says_what_plain_steps_say(
+    on_gpu: Graphs, models: dict[str, Any], tmp_path: Path
+) -> None:
+    ids = torch.tensor([[1, 2, 3], [7, 8, 9]])
+    with torch.inference_mode():
+        plain = _latency_work.prepared("decode", models["mamba2"], ids, 5, graph=False)
+        graph = _latency_work.prepared("decode", models["mamba2"], ids, 5, graph=True)
+        assert torch.equal(graph.work(), plain.work())
+    assert [g[:3] for g in graph.gemms] == [g[:3] for g in plain.gemms]
+    assert graph.state_bytes == plain.state_bytes == graph.held_bytes
+
+
+@pytest.mark.parametrize(
+    ("mine", "dense", "graph"),
+    [
+        ("gpt_neox", "gpt_neox", "plain: the keys grow"),
+        ("mamba2", "gpt_neox", "plain, as the dense model: the keys grow"),
+        ("mamba2", "mamba2", "plain: graphs are off"),
+    ],
+)
+def test_what_is_not_captured_runs_plainly_beside_its_like(
+    mine: str, dense: str, graph: str, on_gpu: Graphs, models: dict[str, Any], tmp_path: Path
+) -> None:
+    params = SHAPES.model_copy(update={"prefill": (), "graphs": "off"})
+    params = params if "off" in graph else params.model_copy(update={"graphs": "auto"})
+    (row,) = measured(models[mine], tmp_path, params, dense=lambda: models[dense])
+    assert row["graph"] == graph
+    assert row["median_s"] > 0
+    assert on_gpu.told == []
+
+
+def test_a_capture_that_fails_is_told_and_both_run_plainly(
+    on_gpu: Graphs, models: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden = models["mamba2"].hidden
+    read = lambda *args, **options: (int(torch.ones(2).sum()), hidden(*args, **options))[1]  # noqa: E731
+    monkeypatch.setattr(models["mamba2"], "hidden", read)
+    *_, row = measured(models["mamba2"], tmp_path)
+    assert row["graph"] == (
+        "plain: it could not be captured: operation not permitted when stream is capturing"
+    )
+    assert row["capture_s"] is None
+    assert row["median_s"] > 0
+    assert row["dense_median_s"] > 0
+
+
 # --- the floor ----------------------------------------------------------------------------
 
 
 def products(model: Any, ids: torch.Tensor) -> list[tuple[int, tuple[int, int]]]:
     with torch.inference_mode(), Watched(model) as watched:
-        latency._prefill(model, ids)
+        _latency_work.prefill(model, ids)
     return [(g.rows, g.shape) for g in watched.gemms]
 
 
@@ -177,7 +269,7 @@ def test_a_replay_does_the_same_products_with_the_same_weights(models: dict[str,
     ids = torch.ones(2, 3, dtype=torch.int64)
     with torch.inference_mode():
         with Watched(model) as first:
-            latency._prefill(model, ids)
+            _latency_work.prefill(model, ids)
         work = replay(first.gemms, CPU)
         with Watched(model) as second:
             work()
@@ -257,7 +349,7 @@ def test_a_shape_without_memory_is_a_row_with_its_reason_and_the_others_go_on(
         "phase": "prefill",
         "batch": 1,
         "length": 5,
-        **dict.fromkeys(("median_s", "dense_median_s", "speedup", "n_semi_structured")),
+        **dict.fromkeys(("median_s", "dense_median_s", "speedup", "graph", "n_semi_structured")),
         "reason": "median_s, dense_median_s: out of memory",
     }
     assert second["median_s"] > 0
@@ -294,7 +386,7 @@ def test_what_would_not_fit_is_not_tried_on_a_processor(
     def told(work: Any, device: torch.device) -> _memory.Needed:
         return needed(work, device)._replace(working_bytes=2**30)
 
-    monkeypatch.setattr(latency, "needed", told)
+    monkeypatch.setattr(_latency_work, "needed", told)
     monkeypatch.setattr(latency, "free_bytes", lambda _device: 3 * 2**30)
     shapes = ((1, 8), (1, 16), (1, 64), (3, 16), (1, 1000))
     params = latency.Params(prefill=shapes, decode=(), repeats=2, warmup=0)
@@ -318,6 +410,18 @@ def test_memory_is_what_the_process_grew() -> None:
     # freed does not hide it.
     for _ in range(2):
         assert 0.98 * size <= _memory.needed(work, CPU).working_bytes < 1.5 * size
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells memory")
+def test_counting_a_shapes_memory_leaves_the_attempts_peak(
+    models: dict[str, Any], tmp_path: Path
+) -> None:
+    _peak.begin()
+    torch.ones(2**25)  # 128 MiB
+    reached = _peak.host_bytes()
+    measured(models["mamba2"], tmp_path)
+    assert _peak.host_bytes() >= reached
+    assert (_peak.status_bytes("VmHWM") or 0) < reached - 2**26
 
 
 def test_free_memory_is_the_least_of_machine_and_group(

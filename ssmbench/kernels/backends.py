@@ -48,8 +48,15 @@ _ORDER = {
 }
 # Operations that a backend may lack although it was named: causal_conv1d is a package of its own.
 _OPTIONAL = frozenset({("mamba_ssm", "causal_conv")})
-# All others are computed by the torch form where a gradient is asked for.
-_DIFFERENTIABLE = frozenset({("mamba_ssm", "ssd"), ("mamba_ssm", "causal_conv")})
+# What has a backward pass; everything else is computed by the torch form where a gradient is asked
+# for. It is tried apart: an operation may be right whose backward pass is not.
+GRADIENTS: dict[str, tuple[str, ...]] = {
+    "mamba_ssm": ("ssd", "causal_conv"),
+    "triton": ("selective_scan", "causal_conv", "gate", "gated_norm"),
+}
+GRADIENT = " gradient"
+# What may write into the state that enters, where its holder allows it.
+OVERWRITES = frozenset({("mamba_ssm", "ssd"), ("triton", "ssd"), ("triton", "selective_scan")})
 _MODULES = {
     "mamba_ssm": "ssmbench.kernels.on_mamba_ssm",
     "triton": "ssmbench.kernels.on_triton",
@@ -58,7 +65,10 @@ _MODULES = {
 
 @dataclass(frozen=True)
 class Availability:
-    """What a backend can do on a device: operation -> None where it can, else why not."""
+    """What a backend can do on a device: operation -> None where it can, else why not.
+
+    A backward pass counts as an operation of its own, `ssd gradient`.
+    """
 
     backend: str
     problems: Mapping[str, str | None]
@@ -66,7 +76,7 @@ class Availability:
     @property
     def usable(self) -> bool:
         """Whether it can do anything."""
-        return any(problem is None for problem in self.problems.values())
+        return any(self.problems.get(operation, "") is None for operation in OPERATIONS)
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -82,13 +92,15 @@ class Choice:
         name: as it was asked for.
         device: the type of the device, "cpu" or "cuda", whose tensors it takes.
         providers: operation -> the backend that computes it; torch where it is missing.
-        problems: operation -> why the backend that was named cannot compute it.
+        gradients: operations whose provider computes gradients as well.
+        problems: operation, or its gradient -> why the backend that was named cannot compute it.
         found: what was asked of the backends on the way.
     """
 
     name: str = TORCH
     device: str = "cpu"
     providers: Mapping[str, str] = field(default_factory=dict)
+    gradients: frozenset[str] = frozenset()
     problems: Mapping[str, str] = field(default_factory=dict)
     found: tuple[Availability, ...] = ()
 
@@ -140,10 +152,11 @@ def available(device: str, dtype: str = "float32") -> list[Availability]:
 
 
 def _availability(backend: str, device: str, dtype: str) -> Availability:
+    asked = (*OFFERS[backend], *(operation + GRADIENT for operation in GRADIENTS[backend]))
     why_not = _unfit(backend, device)
     if why_not is not None:
-        return Availability(backend, dict.fromkeys(OFFERS[backend], why_not))
-    return Availability(backend, probing.problems(backend, OFFERS[backend], device, dtype))
+        return Availability(backend, dict.fromkeys(asked, why_not))
+    return Availability(backend, probing.problems(backend, asked, device, dtype))
 
 
 def use(name: str, device: str = "cpu", dtype: str = "float32") -> Choice:
@@ -187,17 +200,27 @@ def _chosen(name: str, device: str, dtype: str) -> Choice:
             for operation, order in _ORDER.items()
         }
         providers = {operation: each[0] for operation, each in able.items() if each}
-        return Choice(name, kind, providers, found=tuple(found.values()))
+        gradients = _gradients(providers, found)
+        return Choice(name, kind, providers, gradients, found=tuple(found.values()))
     one = _availability(name, device, dtype)
     if not one.usable:
         raise PrerequisiteError(_cannot(name, "nothing", "; ".join(one.reasons)))
-    providers = {op: name for op, problem in one.problems.items() if problem is None}
+    providers = {op: name for op in OFFERS[name] if one.problems[op] is None}
     problems = {
         op: problem
         for op, problem in one.problems.items()
-        if problem is not None and (name, op) not in _OPTIONAL
+        if problem is not None and (name, op.removesuffix(GRADIENT)) not in _OPTIONAL
     }
-    return Choice(name, kind, providers, problems, (one,))
+    return Choice(name, kind, providers, _gradients(providers, {name: one}), problems, (one,))
+
+
+def _gradients(providers: Mapping[str, str], found: Mapping[str, Availability]) -> frozenset[str]:
+    """Give the operations whose provider was seen to compute their gradients rightly."""
+    return frozenset(
+        operation
+        for operation, backend in providers.items()
+        if operation in GRADIENTS[backend] and found[backend].problems[operation + GRADIENT] is None
+    )
 
 
 def provider(
@@ -215,11 +238,11 @@ def provider(
     """
     if device != _current.device:
         return None
-    if operation in _current.problems:
-        reason = _current.problems[operation]
-        raise PrerequisiteError(_cannot(_current.name, operation, reason))
+    for asked in (operation, operation + GRADIENT)[: 1 + gradient]:
+        if asked in _current.problems:
+            raise PrerequisiteError(_cannot(_current.name, asked, _current.problems[asked]))
     backend = _current.providers.get(operation)
-    if backend is None or (gradient and (backend, operation) not in _DIFFERENTIABLE):
+    if backend is None or (gradient and operation not in _current.gradients):
         return None
     return backend, function(backend, operation)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -75,14 +76,74 @@ def error(
             expected = _TWINS[operation](**{k: _wide(v) for k, v in inputs.items() if k != "rates"})
             there = {k: _moved(v, device) for k, v in inputs.items() if _known(k, fast)}
             given = fast(**there)
-        if given is None:
-            continue
-        pairs = (
-            [(given, expected)]
-            if isinstance(expected, torch.Tensor)
-            else zip(given, expected, strict=True)
-        )
-        found += [_difference(a, b) for a, b in pairs]
+        if given is not None:
+            pairs = zip(_several(given), _several(expected), strict=True)
+            found += [_difference(a, b) for a, b in pairs]
+    return _largest(operation, found)
+
+
+def gradient_error(
+    operation: str,
+    fast: Callable[..., Any],
+    device: str,
+    dtype: torch.dtype = torch.float32,
+) -> float:
+    """Give the largest difference of gradients, each as a part of the twin's largest value.
+
+    The twin's are autograd's, in float64. Only the first shapes: upstream tunes its backward pass
+    of SSD for each of them, for minutes.
+
+    Args:
+        operation: as for `error`.
+        fast: as there; it has a backward pass.
+        device: where.
+        dtype: the type of weights and activations.
+
+    Raises:
+        RuntimeError: it cannot run there, or takes none of the inputs.
+    """
+    found = []
+    for inputs in islice(_cases(operation, dtype), 1 if operation == "ssd" else 2):
+        there = {k: _moved(v, device) for k, v in inputs.items()}
+        given = _gradients(fast, there)
+        if given is not None:
+            expected = _gradients(_TWINS[operation], {k: _wide(v) for k, v in inputs.items()})
+            assert expected is not None
+            found += [_difference(given[name], expected[name]) for name in expected]
+    return _largest(operation, found)
+
+
+def _gradients(function: Callable[..., Any], inputs: Mapping[str, Any]) -> dict[str, Tensor] | None:
+    """Give the gradients of a sum of what a function gives; None where it takes no such inputs."""
+    leaves = {
+        name: value.detach().clone().requires_grad_()
+        for name, value in inputs.items()
+        if isinstance(value, torch.Tensor) and value.is_floating_point()
+    }
+    given: dict[str, Any] = {**inputs, **leaves}
+    if "rates" in leaves:
+        given["log_decay"] = leaves["in_weight"] * leaves["rates"]
+        del leaves["log_decay"]
+    with torch.enable_grad():
+        outputs = function(**{k: v for k, v in given.items() if _known(k, function)})
+        if outputs is None:
+            return None
+        totals = [(y.double() * _weights(y)).sum() for y in _several(outputs)]
+    found = torch.autograd.grad(totals, list(leaves.values()))
+    return dict(zip(leaves, found, strict=True))
+
+
+def _weights(y: Tensor) -> Tensor:
+    """Give each element of an output a weight of its own, which bfloat16 holds exactly."""
+    count = torch.arange(y.numel(), dtype=torch.float64, device=y.device)
+    return ((1.7 * count).cos() * 64).round().view(y.shape) / 64
+
+
+def _several(outputs: Any) -> tuple[Tensor, ...]:
+    return (outputs,) if isinstance(outputs, torch.Tensor) else outputs
+
+
+def _largest(operation: str, found: list[float]) -> float:
     if not found:
         raise RuntimeError(f"{operation} takes none of the inputs")
     return max(found, key=lambda e: (e != e, e))  # A NaN is the largest.

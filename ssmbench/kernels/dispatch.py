@@ -5,18 +5,19 @@ Inputs may be stored in half precision; the torch forms of the scans compute in 
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from ssmbench.kernels import backends, conv, influence
+from ssmbench.kernels import autograd, backends, conv, influence
 from ssmbench.kernels import gate as gating
 from ssmbench.kernels import selective_scan as scan_of_mamba1
 from ssmbench.kernels import ssd as scan_of_mamba2
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+
+    import torch
+    from torch import Tensor
 
     from ssmbench.kernels.influence import Aggregate
 
@@ -49,10 +50,11 @@ def ssd(
     Returns:
         y (batch, length, H, P), in x's dtype or float32, and the state after, float32.
     """
-    tensors = (x, log_decay, in_weight, B, C, D, state)
-    found = _computed(
-        "ssd", tensors, x, log_decay, in_weight, B, C, D=D, state=state, **_rates(rates)
-    )
+    given = (x, log_decay, in_weight, B, C)
+    how: dict[str, Any] = {"D": D, "state": state} | _overwrites("ssd")
+    if rates is not None and backends.current().providers.get("ssd") == "mamba_ssm":
+        how["rates"] = rates
+    found = _computed("ssd", (*given, D, state), *given, **how)
     if found is None:
         wide = (t.float() for t in (B, C))
         return scan_of_mamba2.ssd(
@@ -86,9 +88,9 @@ def selective_scan(
     Returns:
         y (batch, length, E), in u's dtype or float32, and the state after, float32.
     """
-    found = _computed(
-        "selective_scan", (u, dt, A, B, C, D, state), u, dt, A, B, C, D=D, state=state
-    )
+    given = (u, dt, A, B, C)
+    how = {"D": D, "state": state} | _overwrites("selective_scan")
+    found = _computed("selective_scan", (*given, D, state), *given, **how)
     if found is None:
         wide = (t.float() for t in (B, C))
         return scan_of_mamba1.selective_scan(u.float(), dt, A, *wide, D=D, state=state)
@@ -169,17 +171,35 @@ def ssd_influence(
     return scores
 
 
+@contextmanager
+def overwriting_states() -> Iterator[None]:
+    """Let scans write into the states that they are given, for whoever alone holds them.
+
+    A backend that can then gives the same tensor back, and spares a large copy; others give a new
+    one, as always.
+    """
+    global _overwriting
+    before, _overwriting = _overwriting, True
+    try:
+        yield
+    finally:
+        _overwriting = before
+
+
+_overwriting = False
+
+
+def _overwrites(operation: str) -> dict[str, Any]:
+    """Say that the state may be written into, to a backend that knows how."""
+    backend = backends.current().providers.get(operation)
+    allowed = _overwriting and (backend, operation) in backends.OVERWRITES
+    return {"overwrite": True} if allowed else {}
+
+
 def _computed(operation: str, tensors: tuple[Tensor | None, ...], *args: Any, **kwargs: Any) -> Any:
     """Compute an operation on the backend in use; None where the torch form is to."""
-    gradient = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
     device = tensors[0].device.type if tensors[0] is not None else "cpu"
-    offer = backends.provider(operation, device, gradient=gradient)
+    offer = backends.provider(operation, device, gradient=autograd.wanted(*tensors))
     found = None if offer is None else offer[1](*args, **kwargs)
     backends.note(operation, backends.TORCH if offer is None or found is None else offer[0])
     return found
-
-
-def _rates(rates: Tensor | None) -> dict[str, Tensor]:
-    """Name what only the published kernels can use."""
-    offer = backends.current().providers.get("ssd")
-    return {"rates": rates} if rates is not None and offer == "mamba_ssm" else {}

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssmbench.kernels import autograd
 from ssmbench.kernels.selective_scan import LOG2E
 
 # Positions of a chunk: upstream's own for long rows, and one for short ones, since each size is
@@ -50,18 +51,11 @@ def ssd(
     D: Tensor | None = None,
     state: Tensor | None = None,
     rates: Tensor | None = None,
+    overwrite: bool = False,
 ) -> tuple[Tensor, Tensor] | None:
-    """Scan SSD rows: shapes as in `kernels.ssd`; the state that comes out is float32.
+    """Scan SSD rows; inputs and outputs as in `dispatch.ssd`, a state of any strides, also 0.
 
-    Args:
-        x: (batch, length, H, P).
-        log_decay: (batch, length, H).
-        in_weight: (batch, length, H), or None.
-        B: (batch, length, G, N).
-        C: (batch, length, G, N).
-        D: (H,) or None.
-        state: (batch, H, P, N), any strides, also 0; None stands for zeros.
-        rates: (H,), where log_decay is in_weight · rates; None where it is not.
+    With `overwrite` a single position writes into the state that it is given, where it can.
     """
     length, heads, p, n = *x.shape[1:], B.shape[3]
     if x.dtype not in _TYPES or not length or C.shape != B.shape:
@@ -73,10 +67,11 @@ def ssd(
         step = (-log_decay).clamp_min(LEAST_STEP)
         given, x = x, x.float()
         x = x / step[..., None] if in_weight is None else x * (in_weight / step)[..., None]
-        y, left = _scanned(x, step, step.new_full((heads,), -1.0), B.float(), C.float(), state)
+        rates = step.new_full((heads,), -1.0)
+        y, left = _scanned(x, step, rates, B.float(), C.float(), state, overwrite=overwrite)
         y = y if D is None else torch.addcmul(y, given.float(), D.float()[:, None])
         return y[..., :p].to(given.dtype), left[..., :p, :n]
-    y, left = _scanned(x, in_weight, rates, B, C, state, D)
+    y, left = _scanned(x, in_weight, rates, B, C, state, D, overwrite=overwrite)
     return y[..., :p], left[..., :p, :n]
 
 
@@ -88,6 +83,8 @@ def _scanned(
     C: Tensor,
     state: Tensor | None,
     D: Tensor | None = None,
+    *,
+    overwrite: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Run upstream's scan on shapes rounded up to `ALIGNED`, or its step on single positions."""
     p, n = x.shape[3], B.shape[3]
@@ -99,8 +96,8 @@ def _scanned(
     if state is not None:
         state = F.pad(state.float(), (0, more_n, 0, more_p)) if more_p or more_n else state.float()
     D = None if D is None else D.float()
-    if x.shape[1] == 1 and not _needs_gradient(x, step, rates, B, C, state, D):
-        y, left = _stepped(x, step, rates, B, C, state, D)
+    if x.shape[1] == 1 and not autograd.wanted(x, step, rates, B, C, state, D):
+        y, left = _stepped(x, step, rates, B, C, state, D, overwrite=overwrite)
     else:
         scan = _function("mamba_ssm.ops.triton.ssd_combined", "mamba_chunk_scan_combined")
         chunk = SHORT_CHUNK if x.shape[1] <= SHORT_CHUNK else CHUNK
@@ -118,13 +115,17 @@ def _stepped(
     C: Tensor,
     state: Tensor | None,
     D: Tensor | None,
+    *,
+    overwrite: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Take one position. Upstream writes into the state, which others may hold: a copy is given."""
+    """Take one position. Upstream writes into the state: a copy, where others may hold it."""
     b, _, h, p = x.shape
     n = B.shape[3]
     update = _function("mamba_ssm.ops.triton.selective_state_update", "selective_state_update")
     if state is None:
         left = x.new_zeros(b, h, p, n, dtype=torch.float32)
+    elif overwrite and state.is_contiguous():
+        left = state
     else:
         left = state.clone(memory_format=torch.contiguous_format)
     # Strides of 0 tell upstream that a head's channels share their step; neither D nor dt_bias
@@ -153,24 +154,16 @@ def selective_scan(
     D: Tensor | None = None,
     state: Tensor | None = None,
 ) -> tuple[Tensor, Tensor] | None:
-    """Scan Mamba-1 rows: shapes as in `kernels.selective_scan`; forward only.
+    """Scan Mamba-1 rows, N at most 256; inputs and outputs as in `dispatch.selective_scan`.
 
-    Upstream begins at zero. What a state adds is linear in it: C_t exp(A Σ_{k≤t} dt_k) h_0.
-
-    Args:
-        u: (batch, length, E).
-        dt: (batch, length, E).
-        A: (E, N); N at most 256.
-        B: (batch, length, N).
-        C: (batch, length, N).
-        D: (E,) or None.
-        state: (batch, E, N); None stands for zeros.
+    Forward only. Upstream begins at zero. What a state adds is linear in it:
+    C_t exp(A Σ_{k≤t} dt_k) h_0.
     """
     # The compiled kernel gives no gradient by the last state.
     tensors = (u, dt, A, B, C, D, state)
     if u.dtype not in _TYPES or not u.shape[1] or A.shape[1] > MOST_STATES:
         return None
-    if _needs_gradient(*tensors):
+    if autograd.wanted(*tensors):
         return None
     scan = _function("mamba_ssm.ops.selective_scan_interface", "selective_scan_fn")
     # It wants time last and one type for all that goes over time.
@@ -219,10 +212,6 @@ def causal_conv(
     before = None if tail is None else tail.to(x.dtype).contiguous().transpose(1, 2)
     y = convolve(x.transpose(1, 2), weight.contiguous(), bias, initial_states=before)
     return y.transpose(1, 2)[..., :channels]  # type: ignore[no-any-return]
-
-
-def _needs_gradient(*tensors: Tensor | None) -> bool:
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
 @cache

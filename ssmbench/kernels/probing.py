@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 # Upstream's kernels are compiled and tuned at the first call of each shape: minutes, once.
-TIMEOUT_S = 300.0
+TIMEOUT_S = 600.0
 _MARK = "ssmbench-probe "
 _MOST_TEXT = 300
 
@@ -52,7 +52,7 @@ def problems(
 
     Args:
         backend: one of `backends.OFFERS`.
-        operations: that it offers.
+        operations: that it offers; also with `backends.GRADIENT` behind them.
         device: "cpu", "cuda" or "cuda:N".
         dtype: "float32", "bfloat16" or "float16".
     """
@@ -82,7 +82,7 @@ def _note_of(backend: str, operations: tuple[str, ...], device: str, dtype: str)
     model = "CPU" if device == "cpu" else cuda.get_device_name(device)
     specs = [importlib.util.find_spec(name) for name in _PACKAGES]
     files = [Path(spec.origin) for spec in specs if spec is not None and spec.origin]
-    files += sorted(Path(__file__).parent.glob("*.py"))
+    files += sorted(Path(__file__).parent.rglob("*.py"))
     seen = [(str(file), file.stat().st_mtime_ns) for file in files if file.exists()]
     interpreted = os.environ.get("TRITON_INTERPRET")
     key = [backend, operations, model, dtype, sys.version, sys.executable, interpreted, seen]
@@ -181,9 +181,11 @@ def _problem(backend: str, operation: str, device: str, dtype: str) -> str | Non
     from ssmbench.kernels import backends, check
 
     try:
-        fast = backends.function(backend, operation)
+        name = operation.removesuffix(backends.GRADIENT)
+        compare = check.error if name == operation else check.gradient_error
+        fast = backends.function(backend, name)
         kind = getattr(torch, dtype)
-        error = check.error(operation, fast, device, kind)
+        error = compare(name, fast, device, kind)
     except Exception as problem:  # noqa: BLE001 - whatever it is, it is the answer
         return _one_line(problem)
     limit = check.LARGEST_ERRORS[kind]

@@ -51,8 +51,13 @@ class SparseLinear(nn.Module):
         rows = linear.out_features
         padding = -rows % MULTIPLE
         self.n_rows = rows
-        self.sparse = convert(F.pad(linear.weight.detach(), (0, 0, 0, padding)).contiguous())
-        self.bias = None if linear.bias is None else F.pad(linear.bias.detach(), (0, padding))
+        weight = convert(F.pad(linear.weight.detach(), (0, 0, 0, padding)).contiguous())
+        bias = None if linear.bias is None else F.pad(linear.bias.detach(), (0, padding))
+        # Buffers, so that a model's memory counts them.
+        self.sparse: Tensor
+        self.bias: Tensor | None
+        self.register_buffer("sparse", weight, persistent=False)
+        self.register_buffer("bias", bias, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Project (…, in) to (…, out)."""

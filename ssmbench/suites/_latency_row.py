@@ -35,6 +35,7 @@ class Ready:
         weights_bytes: what the model takes.
         held_bytes: what is held between calls besides the weights.
         gemms: the products of one call.
+        capture_s: seconds that capturing a step as a CUDA graph took; None where it runs plainly.
     """
 
     work: Work
@@ -44,6 +45,7 @@ class Ready:
     weights_bytes: int
     held_bytes: int
     gemms: list[Gemm]
+    capture_s: float | None = None
 
     @property
     def peak_bytes(self) -> int | None:
@@ -94,6 +96,7 @@ def own(
         "wall_raw_s": wall if on_gpu else None,
         "first_call_s": ready.first_call_s,
         "warmup_s": ready.warmup_s(times),
+        "capture_s": ready.capture_s,
         "peak_memory_bytes": ready.peak_bytes,
         "weights_bytes": ready.weights_bytes,
         "state_bytes": ready.state_bytes,

@@ -3,7 +3,8 @@
 Both are in one process on one device, and so is the floor, their projections alone. Each repeat
 times one after the other, in an order that alternates, so that a slow drift of the machine's
 clock meets all alike. Prefill reads prompts that are on the host and gives the next tokens there;
-a decoding step reads one token and its state and gives the next.
+a decoding step reads one token and its state and gives the next. On a GPU all steps are CUDA
+graphs, or none is: where one model's cannot be captured, the row says why.
 
 A time that was taken while somebody else used the device keeps its row, marked as not
 publishable: run again on a machine that is idle. A shape for which there is no memory has a row
@@ -13,17 +14,18 @@ without times that says so.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from ssmbench.errors import MethodError
 from ssmbench.suites._latency_row import Ready, attempt, beside, floor_of, own, sentence, unknown
-from ssmbench.suites._memory import free_bytes, needed, release, weights_bytes
+from ssmbench.suites._latency_work import CAPTURED, CaptureFailed, floor, how, prepared
+from ssmbench.suites._memory import free_bytes, release
 from ssmbench.suites._strangers import told, watch
-from ssmbench.suites._timing import take_turns, timed
+from ssmbench.suites._timing import take_turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,13 +34,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ssmbench.models.decoder import Decoder
-    from ssmbench.models.state import State
     from ssmbench.suites._context import Context, Result
     from ssmbench.suites._strangers import Watch
 else:
     from ssmbench.lazy import torch
 
-VERSION = 2
+VERSION = 3
 KIND = "timing"
 
 Shape = tuple[int, int]
@@ -71,6 +72,10 @@ class Params(BaseModel):
     )
     repeats: int = Field(
         10, ge=2, description="Timed repeats; from 100 on there is a 99th percentile."
+    )
+    graphs: Literal["auto", "off"] = Field(
+        "auto",
+        description="Decode by CUDA graphs, on a GPU and without attention; or never.",
     )
     semi_structured: bool = Field(
         default=False,
@@ -163,14 +168,14 @@ class _Bench:
             return row | {"reason": f"median_s: {problem}"}
         ids = _token_ids(self.context, self.dense, batch, length)
         steps = self.params.decode_steps if phase == "decode" else 1
-        found: list[Ready | None] = []
-        why: dict[str, str] = {}
-        for name, model in (("median_s", self.context.model), ("dense_median_s", self.dense)):
-            ready, problem = attempt(partial(_prepare, phase, model, ids, steps), device)
-            if ready is None:
-                why[name] = problem
-            found.append(ready)
+        graph = how(phase, self.params.graphs, self.context.model, self.dense)
+        try:
+            found, why = self._readies(phase, ids, steps, graph=graph == CAPTURED)
+        except CaptureFailed as error:
+            graph = str(error)
+            found, why = self._readies(phase, ids, steps, graph=False)
         mine, theirs = found
+        row["graph"] = graph
         if mine is not None:
             n_tokens = batch if phase == "decode" else batch * length
             figures, problem = attempt(partial(self._times, mine, theirs, steps, n_tokens), device)
@@ -187,28 +192,44 @@ class _Bench:
         release(device)
         return row | {"reason": sentence(why)}
 
+    def _readies(
+        self, phase: str, ids: Tensor, steps: int, *, graph: bool
+    ) -> tuple[list[Ready | None], dict[str, str]]:
+        """Make both models' work, and say why there is none of one.
+
+        Raises:
+            CaptureFailed: a model's decoding step could not be captured.
+        """
+        found: list[Ready | None] = []
+        why: dict[str, str] = {}
+        for name, model in (("median_s", self.context.model), ("dense_median_s", self.dense)):
+            make = partial(prepared, phase, model, ids, steps, graph=graph)
+            ready, problem = attempt(make, model.device)
+            if ready is None:
+                why[name] = problem
+            found.append(ready)
+        return found, why
+
     def _times(self, mine: Ready, dense: Ready | None, steps: int, n_tokens: int) -> dict[str, Any]:
         """Time both and the floor in turns; `why` says why columns are null."""
-        from ssmbench.suites._gemms import replay
-
         device, params = self.context.model.device, self.params
         works = [mine.work]
         if dense is not None:
             works.append(dense.work)
-        floor, no_floor = None, "no product was seen: the model runs compiled or as a graph"
+        products, no_floor = None, "no product was seen: the model runs compiled"
         if mine.gemms:
-            floor, no_floor = attempt(partial(replay, mine.gemms, device), device)
-        if floor is not None:
-            works.append(floor)
+            products, no_floor = attempt(partial(floor, mine, device), device)
+        if products is not None:
+            works.append(products)
         self.watching.begin()
         times = take_turns(works, device, warmup=params.warmup, repeats=params.repeats)
         conditions = self.watching.end()
         turns = iter(times)
         figures = own(mine, next(turns), steps, n_tokens, device)
         figures |= beside(dense, next(turns) if dense is not None else None, steps)
-        figures |= floor_of(next(turns) if floor is not None else None, steps)
+        figures |= floor_of(next(turns) if products is not None else None, steps)
         speedup = None if dense is None else figures["dense_median_s"] / figures["median_s"]
-        why = unknown(conditions, mine) | ({} if floor is not None else {"floor_s": no_floor})
+        why = unknown(conditions, mine) | ({} if products is not None else {"floor_s": no_floor})
         return figures | {"speedup": speedup} | told(conditions) | {"why": why}
 
     def _too_large(self, n_tokens: int) -> str | None:
@@ -234,66 +255,8 @@ class _Bench:
             self.seen_tokens, self.seen_bytes = n_tokens, max(known)
 
 
-def _prepare(phase: str, model: Decoder, ids: Tensor, steps: int) -> Ready:
-    """Make a model's work on prompts (batch, length), and run it twice."""
-    from ssmbench.suites._gemms import Watched
-
-    device = model.device
-    made: list[tuple[State, Tensor]] = []
-
-    def prefill() -> Tensor:
-        made.append(_prefill(model, ids.to(device)))
-        return made[-1][1]
-
-    first = timed(prefill, device)
-    state, token = made.pop()
-    state_bytes, held = state.n_bytes, 0
-    if phase == "decode":
-        held = state_bytes
-
-        def work() -> Tensor:
-            return _decode(model, token, state, steps)
-
-        first = timed(work, device)
-    else:
-        del state, token
-
-        def work() -> Tensor:
-            return _prefill(model, ids.to(device))[1]
-
-    watched = Watched(model)
-
-    def looked_at() -> None:
-        with watched:
-            work()
-
-    need = needed(looked_at, device)
-    weights = weights_bytes(model)
-    return Ready(work, first.wall_s, need, state_bytes, weights, held, watched.gemms)
-
-
 def _token_ids(context: Context, dense: Decoder, batch: int, length: int) -> Tensor:
     """Draw (batch, length) random tokens that both models know, on the host."""
     vocabulary = min(m.description.vocab_size for m in (context.model, dense))
     draw = torch.Generator().manual_seed(context.seed)
     return torch.randint(vocabulary, (batch, length), generator=draw)
-
-
-def _prefill(model: Decoder, ids: Tensor) -> tuple[State, Tensor]:
-    """Read prompts (batch, length); gives the state and the likeliest next tokens."""
-    from ssmbench.models.forest import Forest
-
-    # Where the model drops tokens, it does so of these; the decoding steps run densely.
-    hidden, state = model.hidden(replace(Forest.batch(ids), prompted=True))
-    last = hidden.view(*ids.shape, -1)[:, -1]
-    return state, model.logits(last).argmax(-1)
-
-
-def _decode(model: Decoder, token: Tensor, state: State, steps: int) -> Tensor:
-    """Say `steps` tokens greedily, each from the one before; gives the last."""
-    from ssmbench.models.forest import Forest
-
-    for _ in range(steps):
-        hidden, state = model.hidden(Forest.batch(token[:, None]), state)
-        token = model.logits(hidden).argmax(-1)
-    return token
