@@ -50,6 +50,7 @@ _FEW = ("--tasks", "arc_challenge", "--shots", "25", "--limit", "50", "--hflm", 
 BENCHES = (
     Bench("mixers_cpu", "mixers.py", (), 2),
     Bench("continuation_cpu", "continuation.py", (), 1),
+    Bench("half_cpu", "half.py", (), 1),
     Bench("processes_cpu", "processes.py", (), 3),
     Bench("simba_time_cpu", "simba_time.py", ("--lengths", "2048", "--threads", "1"), 4),
     Bench("six_tasks_mamba2_cpu", "six_tasks.py", ("--model", "mamba2-130m"), 8, needs_data=True),

@@ -19,9 +19,8 @@ from typing import Any
 import targets
 import torch
 import transformers
-from measuring import Report, spread, take_turns
+from measuring import Report, as_an_attempt, spread, take_turns
 
-from ssmbench.kernels.memory import keep_freed_memory
 from ssmbench.models import checkpoint
 from ssmbench.models.forest import Forest
 
@@ -39,7 +38,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.quick:
         args.batch, args.layers, args.turns = 4, 1, 2
-    keep_freed_memory()
+    as_an_attempt()
     report = Report("continuation")
     theirs, ours = both_models(args.layers)
     draw = torch.Generator().manual_seed(0)

@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from ssmbench.execute.attempt import outcome_of
 from ssmbench.execute.driver import Driver
 from ssmbench.execute.interrupts import Stop
+from ssmbench.execute.outcomes import outcome_of
 from ssmbench.execute.progress import PlainDisplay
 from ssmbench.execute.task import Settings, tasks_of
 from ssmbench.plan.cells import Cell, Entry, FineTune, Model, Resources, Step, Suite

@@ -44,19 +44,20 @@ class Target:
 
     Attributes:
         what: what is measured, and against whom.
-        goal: the number to reach.
+        goal: the number to reach; None where it is only told.
         sense: whether larger or smaller is better.
         source: the name of the target in a result file, or how to read it from the files of
             `make gpu-check`.
     """
 
     what: str
-    goal: float
+    goal: float | None
     sense: Literal["≥", "≤"]
     source: str | Callable[[Path], Reached | None]
 
     def is_met(self, value: float) -> bool:
-        """Whether a median reaches the goal."""
+        """Whether a median reaches the goal, which is there."""
+        assert self.goal is not None
         return value >= self.goal if self.sense == "≥" else value <= self.goal
 
 
@@ -113,12 +114,41 @@ def _scored(told: Found) -> list[float]:
     ]
 
 
+def _graphs(model: str) -> Callable[[Found], list[float]]:
+    """Give each turn's plain step over its step as a graph, of one sequence."""
+
+    def read(told: Found) -> list[float]:
+        return [
+            plain / graph
+            for row in told["rows"]
+            if (row["model"], row["batch"], row["graph"]) == (model, 1, "captured")
+            for plain, graph in zip(row["plain_s"], row["graph_s"], strict=True)
+        ]
+
+    return read
+
+
+def _trained(model: str) -> Callable[[Found], list[float]]:
+    """Give the tokens a second of what auto takes over those of the torch forms."""
+
+    def read(told: Found) -> list[float]:
+        rates = {r["asked"]: r["tokens_per_s"] for r in told["rows"] if r["model"] == model}
+        return [rates["auto"] / rates["torch"]] if rates.keys() >= {"auto", "torch"} else []
+
+    return read
+
+
 _SIX = (
     "six tasks zero-shot, 200 documents each, {}'s shape, float32: lm-eval's HFLM with"
     " transformers ÷ ours"
 )
 _MIXER = "whole {} mixer ÷ its own matrix products, B 4, L 512, d_model 768, {}"
 _THREADS = {"cpu": "one thread, processor time", "wall": "all cores, by the clock"}
+_HALF = {
+    "native": "bfloat16 in the processor's units",
+    "stored": "bfloat16 weights computed with in float32",
+}
+_PHASES = {"prefill": "a prompt of 2048 tokens", "decode": "one token after it"}
 _SAVED = "Simba at ratio 0.9, T = 2048, {}'s shape: time saved ÷ FLOPs saved"
 TARGETS = (
     Target(
@@ -155,6 +185,16 @@ TARGETS = (
     ),
     Target(_SAVED.format("mamba2-130m"), 0.95, "≥", targets.simba("mamba2-130m", 2048, 0.9)),
     Target(_SAVED.format("mamba-130m"), 0.85, "≥", targets.simba("mamba-130m", 2048, 0.9)),
+    *(
+        Target(
+            f"our mamba2-130m's shape, {text}, one thread: float32 ÷ {how}",
+            None,
+            "≥",
+            targets.half("mamba2-130m", way, phase, 2048),
+        )
+        for way, how in _HALF.items()
+        for phase, text in _PHASES.items()
+    ),
     Target(
         "toy grid on two processors: one process of two threads ÷ two processes of one",
         1,
@@ -187,6 +227,26 @@ TARGETS = (
             _gpu("structured", _kept(method)),
         )
         for method in ("state", "head", "head_dim")
+    ),
+    *(
+        Target(
+            f"GPU: a decoding step of one sequence, {model}'s shape, bf16: kernel by kernel ÷ as a"
+            " CUDA graph",
+            None,
+            "≥",
+            _gpu("decoding", _graphs(model)),
+        )
+        for model in ("mamba2-2.7b", "mamba-2.8b")
+    ),
+    *(
+        Target(
+            f"GPU: distilling {model}'s shape, bf16, tokens a second: with the kernels of `auto` ÷"
+            " with the PyTorch forms",
+            None,
+            "≥",
+            _gpu("training", _trained(model)),
+        )
+        for model in ("mamba2-130m", "mamba-130m")
     ),
 )
 
@@ -245,12 +305,14 @@ def page(folder: Path = RESULTS) -> str:
 
 
 def _line(target: Target, reached: Reached | None) -> str:
-    goal = f"{target.sense} {target.goal:g}"
+    goal = "" if target.goal is None else f"{target.sense} {target.goal:g}"
     if reached is None:
         waits = "waiting for a GPU" if callable(target.source) else "not measured"
         return f"| {target.what} | {goal} | {waits} | | | |"
     ratio = reached.ratio
-    met = "met" if target.is_met(ratio["median"]) else "missed"
+    met = ""
+    if target.goal is not None:
+        met = "met" if target.is_met(ratio["median"]) else "missed"
     mark = "†" if reached.disturbance else ""
     value = f"{_shown(ratio['median'])}{mark} [{_shown(ratio['lower'])}, {_shown(ratio['upper'])}]"
     return f"| {target.what} | {goal} | {value} | {met} | {reached.machine} | {reached.date} |"

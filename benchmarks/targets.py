@@ -39,3 +39,8 @@ def simba(model: str, length: int, ratio: float, bias: str = "input") -> str:
 def processes(documents: int) -> str:
     """Name the time of one process of two threads over that of two processes of one."""
     return f"one_process_of_two_threads_over_two_of_one_{documents}docs"
+
+
+def half(model: str, way: str, phase: str, length: int) -> str:
+    """Name float32's time, or bytes, over those of half precision held one "way"."""
+    return f"half_{way}_{phase}_{model}_T{length}"

@@ -38,7 +38,9 @@ def load(
         name_or_path: a name of the catalogue (`zoo-mamba-s`, `mamba2-130m`), a folder, or a hub id.
         tokenizer: folder or hub id; the catalogue's or the model's own where None.
         revision: of the hub.
-        dtype: "float32", "bfloat16" or "float16".
+        dtype: "float32", "bfloat16" or "float16", what weights are rounded to. Projections run in
+            it too, but where a processor has no units for it: there in float32, of weights that
+            stay in half precision in memory.
         device: "cpu", "cuda" or "cuda:N".
 
     Raises:
@@ -154,7 +156,7 @@ def evaluate(
     names = ("metrics", "samples", "latency", "layers")
     tables: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     tokenizer = tokenizer_of(model)
-    dtype = str(model.embedding.weight.dtype).removeprefix("torch.")
+    dtype, computed_in = (str(t).removeprefix("torch.") for t in (model.dtype, model.compute_dtype))
     with backends.using(backend, str(model.device), dtype):
         for wanted in suites:
             given = {"suite": wanted} if isinstance(wanted, str) else dict(wanted)
@@ -176,7 +178,8 @@ def evaluate(
                 with backends.recording() as computed:
                     result = plugin.run(context, params)
             for table, rows in tables.items():
-                more = {} if table == "samples" else {"backend": computed.text}
+                told = {"backend": computed.text, "compute_dtype": computed_in}
+                more = {} if table == "samples" else told
                 rows += [{"suite": name, **row, **more} for row in getattr(result, table)]
     return {name: pl.DataFrame(rows, infer_schema_length=None) for name, rows in tables.items()}
 
@@ -207,7 +210,7 @@ def _dense(model: Decoder) -> Decoder:
         model.origin.source,
         tokenizer=model.origin.tokenizer,
         revision=model.origin.revision,
-        dtype=str(model.embedding.weight.dtype).removeprefix("torch."),
+        dtype=str(model.dtype).removeprefix("torch."),
         device=str(model.device),
         name=model.origin.name,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 
@@ -117,10 +118,20 @@ def test_a_mistake_gives_one_clear_error(model, call, expected):
 
 
 def test_the_dense_twin_of_a_timing_has_the_models_type():
-    half = ssmbench.load("zoo-mamba2").bfloat16()
-    assert api._dense(half).embedding.weight.dtype == torch.float32
-    rounded = api._dense(half).layers[0].mixer.in_proj.weight
-    assert torch.equal(rounded, rounded.bfloat16().float())
+    half = ssmbench.load("zoo-mamba2", dtype="float16")
+    dense = api._dense(half)
+    assert (dense.dtype, dense.compute_dtype) == (torch.float16, torch.float32)
+    ids = torch.arange(9)[None]
+    assert torch.equal(dense(ids), half(ids))
+
+
+def test_rows_say_what_was_computed_in():
+    half = ssmbench.load("zoo-mamba2", dtype="float16")
+    suite = {"suite": "perplexity", "data": "tinyworld", "length": 64}
+    whole = copy.deepcopy(half).to(torch.bfloat16)
+    for model, expected in ((half, "float32"), (whole, "bfloat16")):
+        rows = ssmbench.evaluate(model, [suite], limit=1)["metrics"]
+        assert set(rows["compute_dtype"]) == {expected}
 
 
 def test_errors_keep_their_kind(model):

@@ -189,9 +189,21 @@ def test_the_fingerprint_follows_the_weights(folder):
     assert source.fingerprint(folder) != before
 
 
-def test_half_precision_on_a_cpu_rounds_the_weights_only(folder):
-    half = load(str(folder), dtype="bfloat16")
-    full = load(str(folder))
-    weight = half.layers[0].mixer.in_proj.weight
-    assert weight.dtype == torch.float32
-    assert torch.equal(weight, full.layers[0].mixer.in_proj.weight.bfloat16().float())
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_torch_file_is_read_whether_zipped_or_not_and_its_tensors_outlive_it(folder, zipped):
+    expected = load(str(folder))(torch.arange(9)[None])
+    path = folder / "pytorch_model.bin"
+    weights = load_file(folder / "model.safetensors")
+    torch.save(weights, path, _use_new_zipfile_serialization=zipped)
+    (folder / "model.safetensors").unlink()
+    found = load(str(folder))
+    path.write_bytes(bytes(path.stat().st_size))
+    assert torch.equal(found(torch.arange(9)[None]), expected)
+
+
+def test_a_safetensors_files_tensors_outlive_it(folder):
+    ids = torch.arange(9)[None]
+    expected, found = load(str(folder))(ids), load(str(folder))
+    path = folder / "model.safetensors"
+    path.write_bytes(bytes(path.stat().st_size))
+    assert torch.equal(found(ids), expected)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from unittest import mock
 
 import pytest
 import torch
@@ -12,9 +13,11 @@ from torch.testing import assert_close
 
 from ssmbench import plugins
 from ssmbench.models import description as d
+from ssmbench.models import rows as rows_of_stages
 from ssmbench.models.decoder import Decoder
-from ssmbench.models.forest import Forest
+from ssmbench.models.forest import Forest, Stage
 from ssmbench.models.initialise import initialise
+from ssmbench.models.state import join, select
 
 FAMILIES = plugins.names("family")
 # Hidden vectors are normed, of size 1. Products of another number of tokens add up in another
@@ -66,12 +69,12 @@ def model(request) -> Decoder:
     return made.eval().requires_grad_(False).to(dtype)
 
 
-@settings(max_examples=20, deadline=None)
-@given(fork=forks())
-def test_a_row_of_a_tree_gives_what_it_gives_alone(model, fork):
+@settings(max_examples=30, deadline=None)
+@given(fork=forks(), cost=st.sampled_from([0, 1 << 9, 1 << 30]))
+def test_a_row_of_a_tree_gives_what_it_gives_alone(model, fork, cost):
     prefixes, suffixes, parents = fork
     close = CLOSE[model.embedding.weight.dtype]
-    with torch.inference_mode():
+    with mock.patch.object(rows_of_stages, "PART_ELEMENTS", cost), torch.inference_mode():
         forest = Forest.fork(prefixes, suffixes, parents)
         ending, _ = model.hidden(forest, keep_state=False)
         hidden, state = model.hidden(forest)
@@ -87,3 +90,41 @@ def test_a_row_of_a_tree_gives_what_it_gives_alone(model, fork):
             expected, _ = model.hidden(then, after)
             found, _ = model.hidden(then, state.select(torch.tensor([i])))
             assert_close(found, expected, **close)
+
+
+@given(
+    lengths=st.lists(st.integers(0, 50), min_size=1, max_size=30),
+    cost=st.integers(0, 200),
+    start=st.integers(0, 5),
+)
+def test_parts_are_the_stage_and_each_saves_its_cost(lengths, cost, start):
+    parents = torch.arange(len(lengths))
+    stage = Stage(tuple(lengths), start, parents, torch.device("cpu"))
+    parts = stage.parts(cost)
+    flat = torch.arange(start + sum(lengths) + 3)
+    own = flat[start : start + sum(lengths)]
+    assert torch.equal(torch.cat([part.flat(part.rows(flat)) for _, part in parts]), own)
+    assert torch.equal(torch.cat([part.parents for _, part in parts]), parents)
+    assert [i for rows, _ in parts for i in range(*rows.indices(len(lengths)))] == list(parents)
+    run = sum(len(part.lengths) * part.length for _, part in parts)
+    assert run + cost * (len(parts) - 1) <= len(lengths) * stage.length
+
+
+def test_rows_of_one_length_are_never_parted():
+    stage = Stage((7,) * 5, 0, None, torch.device("cpu"))
+    assert stage.parts(0) == [(slice(0, 5), stage)]
+
+
+def test_sorted_rows_of_two_lengths_are_two_parts():
+    stage = Stage((40,) * 3 + (5,) * 9, 0, None, torch.device("cpu"))
+    assert [part.lengths for _, part in stage.parts(100)] == [(40,) * 3, (5,) * 9]
+    assert len(stage.parts(9 * 35)) == 1
+
+
+def test_joined_states_keep_their_values_and_their_order_of_memory():
+    states = [(torch.randn(n, 4, 5).transpose(1, 2), torch.randn(n, 3)) for n in (2, 1, 3)]
+    joined = join(states)
+    assert joined[0].stride() == (20, 1, 5)
+    for i, whole in enumerate(joined):
+        assert torch.equal(whole, torch.cat([state[i] for state in states]))
+    assert_close(select(joined, torch.tensor([2]))[0], states[1][0], rtol=0, atol=0)

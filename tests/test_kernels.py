@@ -6,13 +6,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from ssmbench.kernels import naive
+from ssmbench.kernels import naive, ssd_blocks
+from ssmbench.kernels import selective_scan as scan_of_mamba1
 from ssmbench.kernels.conv import causal_conv, next_tail
 from ssmbench.kernels.gate import gate, gated_norm
-from ssmbench.kernels.selective_scan import BLOCK_ELEMENTS as SCAN_BLOCK_ELEMENTS
 from ssmbench.kernels.selective_scan import selective_scan
 from ssmbench.kernels.ssd import ssd
-from ssmbench.kernels.ssd_blocks import BLOCK_ELEMENTS
 from ssmbench.models.state import select
 
 DOUBLE = torch.float64
@@ -97,7 +96,7 @@ def test_ssd_keeps_the_digits_of_small_differences_of_large_sums():
 @pytest.mark.parametrize("block", [1, 400, 1 << 17])
 def test_ssd_in_blocks_of_any_size_gives_the_same(monkeypatch, block):
     inputs = ssd_inputs(5, 41, 4, 3, 2, 4)
-    monkeypatch.setitem(BLOCK_ELEMENTS, "cpu", block)
+    monkeypatch.setattr(ssd_blocks, "BLOCK_ELEMENTS_OF_A_THREAD", block)
     found, expected = gradients(ssd, inputs, chunk=8), gradients(naive.ssd, inputs)
     assert_close(ssd(**inputs, chunk=8), naive.ssd(**inputs), **TIGHT)
     for name, grad in expected.items():
@@ -107,7 +106,7 @@ def test_ssd_in_blocks_of_any_size_gives_the_same(monkeypatch, block):
 @pytest.mark.parametrize("block", [1, 1 << 17])
 @pytest.mark.parametrize("length", [1, 16, 19])
 def test_ssd_whose_last_state_nobody_wants(monkeypatch, block, length):
-    monkeypatch.setitem(BLOCK_ELEMENTS, "cpu", block)
+    monkeypatch.setattr(ssd_blocks, "BLOCK_ELEMENTS_OF_A_THREAD", block)
     inputs = ssd_inputs(3, length, 4, 3, 2, 5)
 
     def y_alone(fast, **kwargs):
@@ -207,7 +206,7 @@ def test_selective_scan_agrees_with_the_recurrence(b, length, e, n):
 @pytest.mark.parametrize("block", [1, 100, 1 << 19])
 def test_selective_scan_in_blocks_of_any_size_gives_the_same(monkeypatch, block):
     inputs = scan_inputs(5, 37, 4, 3)
-    monkeypatch.setitem(SCAN_BLOCK_ELEMENTS, "cpu", block)
+    monkeypatch.setattr(scan_of_mamba1, "BLOCK_ELEMENTS_OF_A_THREAD", block)
     found = gradients(selective_scan, inputs)
     expected = gradients(naive.selective_scan, inputs)
     assert_close(selective_scan(**inputs), naive.selective_scan(**inputs), **TIGHT)

@@ -18,7 +18,7 @@ from token_helpers import MODELS, build, prompts, reduce
 from ssmbench.errors import MethodError
 from ssmbench.models.forest import Forest
 from ssmbench.store.columns import TABLES
-from ssmbench.suites import latency, lm_eval, perplexity, wikitext, zero_shot
+from ssmbench.suites import _latency_work, latency, lm_eval, perplexity, wikitext, zero_shot
 from ssmbench.suites._lm import DecoderLM
 from ssmbench.suites._tree import alone, make_row, plant, whole_context
 
@@ -184,7 +184,9 @@ def test_a_whole_text_has_no_prompt_to_score(
 
 
 def layers_of(name: str) -> set[str]:
-    return {c.name for c in TABLES[name]} - {"cell_id", "suite_id", "suite", "backend"}
+    return {c.name for c in TABLES[name]} - {
+        "cell_id", "suite_id", "suite", "backend", "compute_dtype"
+    }  # fmt: skip
 
 
 def test_suites_say_what_each_layer_kept(
@@ -243,14 +245,14 @@ def test_latency_prefills_pruned_and_decodes_from_what_that_leaves(
     model = reduced(name)
     ids = torch.randint(0, 61, (2, 20), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        state, token = latency._prefill(model, ids)
+        state, token = _latency_work.prefill(model, ids)
         hidden, expected = model.hidden(prompts(*ids.tolist()))
         last = hidden.view(2, 20, -1)[:, -1]
         assert hidden.isnan().any()
         assert token.tolist() == model.logits(last).argmax(-1).tolist()
         for mine, theirs in zip(state.layers, expected.layers, strict=True):
             assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
-        latency._decode(model, token, state, 3)
+        _latency_work.decode(model, token, state, 3)
     dense = build(replace(MODELS[name], vocab_size=VOCABULARY))
     params = latency.Params(
         prefill=((2, 20),), decode=((1, 20),), decode_steps=2, repeats=2, warmup=0

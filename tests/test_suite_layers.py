@@ -325,7 +325,9 @@ def test_rows_of_layers_are_stored_read_and_queried_compacted_or_not(tmp_path):
     for _ in range(2):
         found = tables(folder)["layers"].drop("suite_id").collect()
         assert found.rows(named=True) == [
-            {"cell_id": DENSE.id, "suite": "redundancy", **row, "backend": None} for row in rows
+            {"cell_id": DENSE.id, "suite": "redundancy", **row, "backend": None}
+            | {"compute_dtype": None}
+            for row in rows
         ]
         asked = sql.query(folder, "select place, value from layers where value is not null")
         assert asked.rows() == [("state", 0.5)]

@@ -43,7 +43,8 @@ def compress(
         data: folder of local data (docs/local-data.md).
         tokenizer: folder or hub id, where it is not with the model.
         revision: of the hub.
-        dtype: of the weights as they are written, and as they are computed with on a GPU.
+        dtype: of the weights as they are written, and as they are computed with where the device
+            has units for it.
         device: cpu, cuda or cuda:N.
     """
     from ssmbench.execute.compress import Windows

@@ -119,12 +119,12 @@ class _Projected:
     """
 
     def __init__(self, hidden: Tensor, head: nn.Linear) -> None:
-        self.inputs: tuple[Tensor, Tensor, Tensor | None] = (hidden, head.weight, head.bias)
-        kind = hidden.device.type
-        if torch.is_autocast_enabled(kind) and hidden.dtype != torch.float64:
-            half = torch.get_autocast_dtype(kind)
-            bias = None if head.bias is None else head.bias.to(half)
-            self.inputs = (hidden.to(half), head.weight.to(half), bias)
+        kind, dtype = hidden.device.type, hidden.dtype
+        if torch.is_autocast_enabled(kind) and dtype != torch.float64:
+            dtype = torch.get_autocast_dtype(kind)
+        bias = None if head.bias is None else head.bias.to(dtype)
+        # A head may also be stored narrower than what enters it.
+        self.inputs = (hidden.to(dtype), head.weight.to(dtype), bias)
 
 
 def _wide(x: Tensor) -> Tensor:

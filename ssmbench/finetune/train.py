@@ -80,7 +80,7 @@ def fine_tune(
     requiring a gradient.
 
     Args:
-        model: compressed, float32 or a GPU's half precision.
+        model: compressed, of any precision.
         teacher: loads the uncompressed model; called for "kd" alone.
         recipe: how; a `dtype` of None computes as the model does.
         windows: (n, length) int, to train on.
@@ -96,7 +96,7 @@ def fine_tune(
         MethodError: nothing to train, or something that no gradient reaches.
         NumericalError: the loss is not finite, or 10 times what it was.
     """
-    computed = recipe.dtype or str(model.embedding.weight.dtype).removeprefix("torch.")
+    computed = recipe.dtype or str(model.compute_dtype).removeprefix("torch.")
     if computed == "float16":
         raise MethodError(
             "fine-tuning: found dtype float16, in which gradients underflow; expected bfloat16 or "
@@ -182,7 +182,7 @@ def _trainable(
     model: Decoder, recipe: Recipe, seed: int, *, keep_zeros: bool
 ) -> Iterator[dict[str, nn.Parameter]]:
     """Make a model trainable, and plain again at the end, whatever happens."""
-    own = model.embedding.weight.dtype
+    own = {name: parameter.dtype for name, parameter in model.named_parameters()}
     if _trains_in_float32(recipe):
         model.float()
     try:
@@ -191,7 +191,8 @@ def _trainable(
         yield trained
     finally:
         adapters.detach(model)
-        model.to(own)
+        for name, parameter in model.named_parameters():
+            parameter.data = parameter.data.to(own[name])
 
 
 def _trains_in_float32(recipe: Recipe) -> bool:

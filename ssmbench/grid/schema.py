@@ -223,7 +223,9 @@ class Grid(Part):
         default=(0,), description="One cell each, where a method draws anything at random."
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        default="float32", description="The weights' and activations' type."
+        default="float32",
+        description="What weights are rounded to and stored in. Projections run in it too; on a "
+        "processor without units for it, in float32.",
     )
     calibration: CalibrationEntry = Field(
         default=CalibrationEntry(), description="The text that methods may look at."

@@ -61,7 +61,7 @@ def selective_scan_deletion(
         # Relative to the slowest state, so that no channel's whole sum underflows.
         change *= torch.exp2(S[:, span, None] * ((At - slowest) * LOG2E))
         mixed[:, span] = torch.matmul(last, change)[:, :, 0]
-    return aggregated([(mixed, S * slowest)], aggregate, log=log)
+    return aggregated(mixed, S * slowest, aggregate, log=log)
 
 
 def ssd_deletion(
@@ -111,4 +111,4 @@ def ssd_deletion(
     change = met[..., None] * x + torch.expm1(log_decay)[..., None] * before
     after = -steps_after(-log_decay, lengths)
     exponent = after[..., None].expand_as(change).flatten(2)
-    return aggregated([(change.flatten(2), exponent)], aggregate, log=log)
+    return aggregated(change.flatten(2), exponent, aggregate, log=log)

@@ -21,7 +21,7 @@ from torch import Tensor
 from ssmbench.kernels.largest import LOG2E, Scan, largest, ranked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Sequence
 
 Aggregate = Literal["max", "absmax", "l2"]
 
@@ -117,7 +117,7 @@ def selective_scan_influence(
         t = slice(start, start + reach)
         mixed = torch.matmul(CB[:, t, None], torch.exp2(S[:, t, None] * rates))[:, :, 0]
         factor = mixed * (dt[:, t] * u[:, t])
-        scores.append(aggregated([(factor, S[:, t] * slowest)], aggregate, log=log))
+        scores.append(aggregated(factor, S[:, t] * slowest, aggregate, log=log))
     return torch.cat(scores, 1)
 
 
@@ -157,56 +157,45 @@ def ssd_influence(
     weight = met.repeat_interleave(heads // met.shape[2], 2)
     if in_weight is not None:
         weight = weight * in_weight
-    largest, smallest = x.amax(-1), x.amin(-1)
-    if aggregate == "l2":
-        size = torch.linalg.vector_norm(x, dim=-1)
-        extremes = [size]
-    elif aggregate == "absmax":
-        extremes = [torch.maximum(largest.abs(), smallest.abs())]
-    else:
-        extremes = [largest, smallest]
+    extremes = [torch.linalg.vector_norm(x, dim=-1)] if aggregate == "l2" else _extremes(x)
+    # Whichever sign the weight has, the largest product is with one of the two.
     spread = heads // x.shape[2]
     terms = [weight * e.repeat_interleave(spread, 2) for e in extremes]
-
-    def blocks() -> Iterator[tuple[Tensor, Tensor]]:
-        for term in terms:
-            yield term, after
-
-    return aggregated(blocks(), aggregate, log=log)
+    if aggregate == "absmax":
+        terms = [term.abs() for term in terms]
+    factor = terms[0] if aggregate == "l2" else torch.maximum(*terms)
+    return aggregated(factor, after, aggregate, log=log)
 
 
-def aggregated(
-    blocks: Iterable[tuple[Tensor, Tensor]], aggregate: Aggregate, *, log: bool
-) -> Tensor:
-    """Fold blocks of (factor, exponent), whose influence is factor · e^exponent, over channels.
+def _extremes(x: Tensor) -> list[Tensor]:
+    """Give the largest and the smallest over the last axis, while a block is in the cache."""
+    reach = max(1, BLOCK_ELEMENTS // max(1, x[:, :1].numel()))
+    found = [(part.amax(-1), part.amin(-1)) for part in x.split(reach, 1)]
+    return [torch.cat(parts, 1) for parts in zip(*found, strict=True)]
+
+
+def aggregated(factor: Tensor, exponent: Tensor, aggregate: Aggregate, *, log: bool) -> Tensor:
+    """Fold influences factor · e^exponent over channels.
 
     Args:
-        blocks: pairs of (batch, length, some of the channels); at least one.
+        factor: (batch, length, channels).
+        exponent: likewise.
         aggregate: how.
         log: give logarithms.
 
     Returns:
         (batch, length).
     """
-    folded: Tensor | None = None
-    for factor, exponent in blocks:
-        if not log:
-            value = factor * torch.exp(exponent)
-            if aggregate == "l2":
-                value = value.square().sum(-1)
-            else:
-                value = (value if aggregate == "max" else value.abs()).amax(-1)
-        else:
-            size = factor.clamp_min(0) if aggregate == "max" else factor.abs()
-            value = size.log() + exponent
-            value = (2 * value).logsumexp(-1) if aggregate == "l2" else value.amax(-1)
-        if folded is None:
-            folded = value
-        elif aggregate == "l2":
-            folded = torch.logaddexp(folded, value) if log else folded + value
-        else:
-            folded = torch.maximum(folded, value)
-    assert folded is not None
-    if aggregate != "l2":
-        return folded
-    return folded / 2 if log else folded.sqrt()
+    if not log:
+        value = factor * torch.exp(exponent)
+        if aggregate == "l2":
+            norm: Tensor = torch.linalg.vector_norm(value, dim=-1)
+            return norm
+        return (value if aggregate == "max" else value.abs()).amax(-1)
+    value = factor.abs().log() + exponent
+    if aggregate == "l2":
+        return (2 * value).logsumexp(-1) / 2
+    if aggregate == "max":
+        # Not the logarithm of 0, which is slow.
+        value.masked_fill_(factor <= 0, -torch.inf)
+    return value.amax(-1)

@@ -13,9 +13,9 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Elements of a block of rows and chunks that are worked on together. On a CPU a block and what is
-# made of it should stay in a core's cache; other devices want few large operations.
-BLOCK_ELEMENTS = {"cpu": 1 << 17}
+# Elements of a block of rows and chunks that are worked on together. On a CPU what each thread
+# makes of a block should stay near its core; other devices want few large operations.
+BLOCK_ELEMENTS_OF_A_THREAD = 1 << 18
 BLOCK_ELEMENTS_ELSEWHERE = 1 << 27
 LOG2E = math.log2(math.e)
 # Above the diagonal, where scores are 0, decays must only stay finite.
@@ -79,7 +79,8 @@ class Block(NamedTuple):
 def blocks_of(x: Tensor, q: int) -> Iterator[tuple[slice, list[Block]]]:
     """Give blocks of rows, and for each its blocks of chunks."""
     b, length, h, p = x.shape
-    budget = BLOCK_ELEMENTS.get(x.device.type, BLOCK_ELEMENTS_ELSEWHERE)
+    near = BLOCK_ELEMENTS_OF_A_THREAD * torch.get_num_threads()
+    budget = near if x.device.type == "cpu" else BLOCK_ELEMENTS_ELSEWHERE
     chunks = max(1, budget // max(1, q * h * max(p, q)))
     n_rows = max(1, min(b, chunks))
     reach = q * (chunks // n_rows)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssmbench.models.linear import Linear
 from ssmbench.models.rows import over_stages
 
 if TYPE_CHECKING:
@@ -28,10 +29,10 @@ class AttentionMixer(nn.Module):
         super().__init__()
         self.sizes = sizes
         q, kv = sizes.n_heads * sizes.head_dim, sizes.n_kv_heads * sizes.head_dim
-        self.q_proj = nn.Linear(d_model, q, bias=sizes.bias)
-        self.k_proj = nn.Linear(d_model, kv, bias=sizes.bias)
-        self.v_proj = nn.Linear(d_model, kv, bias=sizes.bias)
-        self.o_proj = nn.Linear(q, d_model, bias=sizes.bias)
+        self.q_proj = Linear(d_model, q, bias=sizes.bias)
+        self.k_proj = Linear(d_model, kv, bias=sizes.bias)
+        self.v_proj = Linear(d_model, kv, bias=sizes.bias)
+        self.o_proj = Linear(q, d_model, bias=sizes.bias)
 
     def forward(
         self,
@@ -42,7 +43,8 @@ class AttentionMixer(nn.Module):
     ) -> tuple[Tensor, LayerState]:
         """Mix flat tokens (tokens, d_model); give the same shape and the state after them."""
         qkv = (self.q_proj(u), self.k_proj(u), self.v_proj(u))
-        y, state = over_stages(forest, qkv, state, self._rows)
+        # Keys of parts would have to be padded again, to be one state.
+        y, state = over_stages(forest, qkv, state, self._rows, apart=False)
         return self.o_proj(y), state
 
     def _rows(

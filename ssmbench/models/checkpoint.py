@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ssmbench import plugins
 from ssmbench.errors import CheckpointError, DataError
-from ssmbench.models import layout
+from ssmbench.models import layout, precision
 from ssmbench.models import source as sources
 from ssmbench.models.decoder import Decoder, Origin
 from ssmbench.models.export import save
 from ssmbench.models.keys import fits, rename
+from ssmbench.models.precision import DTYPES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from types import ModuleType
 
     from ssmbench.models.description import Description
 
 __all__ = ["DTYPES", "download", "load", "read", "save", "tensors", "weight_files"]
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def load(
@@ -41,10 +40,10 @@ def load(
 ) -> Decoder:
     """Load a model from the zoo, a folder or the hub, ready to evaluate.
 
-    `dtype` says what to compute in, whatever the files hold: float32 holds every stored number
-    exactly. On a CPU a half-precision `dtype` rounds the weights and computes in float32, since
-    half products are slower there than whole ones; on a GPU projections run in `dtype`, and
-    scans, norms and the residual stream in float32.
+    `dtype` says what to round the weights to, whatever the files hold: float32 holds every stored
+    number exactly. Projections run in it as well, and scans, norms and the residual stream in
+    float32; but for half precision on a processor that has no units for it, where all is computed
+    in float32 and only the weights of projections and the embedding are held in `dtype`.
 
     Args:
         text: "zoo:NAME", "folder:PATH", "hub:ID", a folder, or a hub id.
@@ -64,13 +63,8 @@ def load(
     if folder is None:
         folder = download(plain, revision=revision)
     origin = Origin(name or text, found.source, found.tokenizer, revision)
-    model = read(folder, origin=origin)
-    precision = DTYPES[dtype]
-    if precision != torch.float32:
-        model.to(precision)
-        if not device.startswith("cuda"):
-            model.to(torch.float32)
-    return model.to(device)
+    computed = DTYPES[precision.compute_dtype(dtype, device)]
+    return read(folder, origin=origin, dtype=DTYPES[dtype], computed=computed).to(device)
 
 
 def download(hub_id: str, *, revision: str | None) -> Path:
@@ -93,17 +87,38 @@ def download(hub_id: str, *, revision: str | None) -> Path:
         ) from error
 
 
-def read(folder: Path, *, origin: Origin | None = None) -> Decoder:
-    """Read a model folder in any known layout; float32, on the CPU, in evaluation mode."""
+def read(
+    folder: Path,
+    *,
+    origin: Origin | None = None,
+    dtype: torch.dtype = torch.float32,
+    computed: torch.dtype | None = None,
+) -> Decoder:
+    """Read a model folder in any known layout; on the CPU, in evaluation mode.
+
+    Of its tensors one at a time is held in another type than the file's or the model's.
+
+    Args:
+        folder: of the model.
+        origin: kept in the model.
+        dtype: what every number is rounded to.
+        computed: what projections run in, `dtype` or wider; `dtype` where None.
+
+    Raises:
+        CheckpointError: the folder is not a model, or a tensor is missing, extra or wrongly shaped.
+    """
     family = plugins.load("family", sources.recognise(folder))
     description = sources.describe(folder)
-    model = Decoder(description, origin=origin)
+    with torch.device("meta"):
+        model = Decoder(description, origin=origin)
     expected = dict(model.state_dict())
     problems: list[str] = []
+    # A tensor that was read may still lie in its file.
+    rounded = ((name, tensor.to(dtype, copy=True)) for name, tensor in tensors(folder))
     if layout.is_ours(sources.json_files(folder)):
-        given = dict(tensors(folder))
+        given = dict(rounded)
     else:
-        given = _from_upstream(folder, family, description, problems)
+        given = _from_upstream(rounded, family, description, problems)
     if description.tie_embeddings:
         given.setdefault("lm_head.weight", given.get("embedding.weight", torch.empty(0)))
     for name, own in expected.items():
@@ -117,16 +132,26 @@ def read(folder: Path, *, origin: Origin | None = None) -> Decoder:
         listed = "\n".join(f"  {p}" for p in problems[:12])
         more = f"\n  and {len(problems) - 12} more" if len(problems) > 12 else ""
         raise CheckpointError(f"{folder}: the weights do not fit the config:\n{listed}{more}")
-    model.load_state_dict({k: v.float() for k, v in given.items()})
+    held = precision.holding(model, dtype, computed or dtype)
+    if description.tie_embeddings:
+        del given["lm_head.weight"]
+    for name in given:
+        given[name] = held(name, given[name])
+    model.load_state_dict(given, assign=True, strict=False)
+    if description.tie_embeddings:
+        model.lm_head.weight = model.embedding.weight
     return model.eval().requires_grad_(requires_grad=False)
 
 
 def _from_upstream(
-    folder: Path, family: ModuleType, description: Description, problems: list[str]
+    found: Iterable[tuple[str, Tensor]],
+    family: ModuleType,
+    description: Description,
+    problems: list[str],
 ) -> dict[str, Tensor]:
     """Read a published layout's tensors under our names; those that nobody knows are problems."""
     given: dict[str, Tensor] = {}
-    for name, tensor in tensors(folder):
+    for name, tensor in found:
         ours = rename(name, family.KEYS)
         if ours is not None:
             given[ours] = tensor
@@ -146,12 +171,24 @@ def tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
     for path in weight_files(folder):
         try:
             if path.suffix == ".safetensors":
-                content = load_file(path)
+                content = _one_by_one(path)
             else:
-                content = torch.load(path, map_location="cpu", weights_only=True)
+                # A zip's tensors stay in the file until they are read.
+                mapped = zipfile.is_zipfile(path)
+                found = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+                content = iter(found.items())
+            yield from content
         except (SafetensorError, RuntimeError, ValueError, EOFError, OSError) as error:
             raise CheckpointError(f"{path}: cannot be read as weights: {error}.") from error
-        yield from content.items()
+
+
+def _one_by_one(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """Go through a safetensors file, of which what was read stays in memory while it is open."""
+    with safe_open(path, framework="pt") as file:
+        names = list(file.keys())
+    for name in names:
+        with safe_open(path, framework="pt") as file:
+            yield name, file.get_tensor(name)
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -14,6 +14,7 @@ from ssmbench.models import description as d
 from ssmbench.models import mixers
 from ssmbench.models.chunks import rounds
 from ssmbench.models.forest import Forest
+from ssmbench.models.linear import Linear
 from ssmbench.models.state import LayerState, State
 
 if TYPE_CHECKING:
@@ -55,8 +56,8 @@ class MLP(nn.Module):
         super().__init__()
         self.spec = spec
         rows = spec.d_hidden * (2 if spec.kind == "swiglu" else 1)
-        self.fc1 = nn.Linear(d_model, rows, bias=spec.bias)
-        self.fc2 = nn.Linear(spec.d_hidden, d_model, bias=spec.bias)
+        self.fc1 = Linear(d_model, rows, bias=spec.bias)
+        self.fc2 = Linear(spec.d_hidden, d_model, bias=spec.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (…, d_model) to the same shape."""
@@ -96,7 +97,7 @@ class Block(nn.Module):
         if self.mixer is not None:
             mixed, state = self.mixer(normed, forest, state or None, watch)
             if watch is not None and watch.index is not None:
-                h, normed = h[watch.index], normed[watch.index]
+                h, normed = (t.index_select(0, watch.index) for t in (h, normed))
             after = h + mixed
             if watch is not None:
                 watch.finish(mixed)
@@ -122,10 +123,11 @@ class Decoder(nn.Module):
         self.description = description
         self.origin = origin
         self.reducer: Reducer | None = None
-        self.embedding = nn.Embedding(description.vocab_size, description.d_model)
+        rows = torch.empty(description.vocab_size, description.d_model)
+        self.embedding: nn.Embedding = nn.Embedding.from_pretrained(rows, freeze=False)
         self.layers = nn.ModuleList(Block(description.d_model, s) for s in description.layers)
         self.norm_f = Norm(description.d_model, description.final_norm)
-        self.lm_head = nn.Linear(
+        self.lm_head = Linear(
             description.d_model, description.vocab_size, bias=description.head_bias
         )
         if description.tie_embeddings:
@@ -135,6 +137,16 @@ class Decoder(nn.Module):
     def device(self) -> torch.device:
         """Where the parameters live."""
         return self.embedding.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the weights are stored in."""
+        return self.embedding.weight.dtype
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """What projections run in: the type that norms give."""
+        return self.norm_f.weight.dtype
 
     def hidden(
         self, forest: Forest, state: State | None = None, *, keep_state: bool = True

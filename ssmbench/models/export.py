@@ -1,6 +1,7 @@
 """Writing checkpoints: in ssmbench's own layout, which holds any model, or in a published one.
 
-Every tensor is written in the dtype that it has; the file says it for each, so no config does.
+Every tensor is written in the dtype that it has, or rounded to that of the model's weights where
+it was held wider; the file says it for each, so no config does.
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ def save(model: Decoder, folder: Path, *, layout: Layout = "upstream") -> None:
     that do nothing (no mixer, no MLP), and hold a model only where its config can say it all.
 
     Args:
-        model: its tensors are written in the dtypes that they have.
+        model: its tensors are written in the dtypes that they have. Of a model that only stores
+            half precision (models/precision.py), all are written in that.
         folder: made where it is not there; files of the same names are replaced.
         layout: which layout to write.
 
@@ -90,6 +92,8 @@ def save(model: Decoder, folder: Path, *, layout: Layout = "upstream") -> None:
             "all. Save it before that step: token pruning needs no checkpoint."
         )
     weights = dict(model.state_dict())
+    if model.compute_dtype != model.dtype:
+        weights = {name: tensor.to(model.dtype) for name, tensor in weights.items()}
     if model.description.tie_embeddings:
         del weights["lm_head.weight"]
     if layout == "ssmbench":

@@ -9,6 +9,7 @@ padding; a context with several continuations is one of two.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -90,6 +91,37 @@ class Stage:
             return flat[self.start : self.start + self.n_tokens].reshape(shape)
         return flat.index_select(0, self._pad_index).view(shape)
 
+    def parts(self, cost: int) -> list[tuple[slice, Stage]]:
+        """Divide the rows, in their order, so that little is padded.
+
+        Args:
+            cost: what another part costs, in positions of a row: it must save more.
+
+        Returns:
+            Which rows, and the stage that they are.
+        """
+        if cost not in self._parts:
+            bounds = _divided(self.lengths, 0, len(self.lengths), cost)
+            self._parts[cost] = [
+                (slice(a, b), self._part(a, b)) for a, b in itertools.pairwise(bounds)
+            ]
+        return self._parts[cost]
+
+    def _part(self, a: int, b: int) -> Stage:
+        first, last = sum(self.lengths[:a]), sum(self.lengths[:b])
+        return replace(
+            self,
+            lengths=self.lengths[a:b],
+            start=self.start + first,
+            parents=None if self.parents is None else self.parents[a:b],
+            offsets=None if self.offsets is None else self.offsets[first:last],
+            spans=None if self.spans is None else self.spans[a:b],
+        )
+
+    @cached_property
+    def _parts(self) -> dict[int, list[tuple[slice, Stage]]]:
+        return {}
+
     def flat(self, rows: Tensor) -> Tensor:
         """Give (tokens of the stage, …) from (rows, length, …): the inverse of `rows`."""
         flat = rows.reshape(-1, *rows.shape[2:])
@@ -125,6 +157,19 @@ class Stage:
             ends=self.ends,
         )
         return stage, self.flat(keep).nonzero()[:, 0]
+
+
+def _divided(lengths: Sequence[int], first: int, last: int, cost: int) -> list[int]:
+    """Give where parts of rows first … last − 1 begin and end, so that a cut saves its cost."""
+    n, its = last - first, lengths[first:last]
+    longest_before = list(itertools.accumulate(its, max))
+    longest_after = list(itertools.accumulate(reversed(its), max))[::-1]
+    padded = [i * longest_before[i - 1] + (n - i) * longest_after[i] for i in range(1, n)]
+    if not padded or n * longest_before[-1] - min(padded) <= cost:
+        return [first, last]
+    middle = first + 1 + padded.index(min(padded))
+    left, right = (_divided(lengths, a, b, cost) for a, b in ((first, middle), (middle, last)))
+    return [*left, *right[1:]]
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from ssmbench.kernels.conv import next_tail
 from ssmbench.kernels.dispatch import causal_conv, gate, gated_norm, selective_scan, ssd
 from ssmbench.models import description as d
 from ssmbench.models.attention import AttentionMixer
+from ssmbench.models.linear import Linear
 from ssmbench.models.reduction import Shown
 from ssmbench.models.rows import over_stages
 
@@ -66,14 +67,14 @@ class SSDMixer(nn.Module):
         super().__init__()
         self.sizes = sizes
         heads, e = sizes.n_heads, sizes.d_inner
-        self.in_proj = nn.Linear(d_model, e + sizes.d_xbc + heads, bias=sizes.in_bias)
+        self.in_proj = Linear(d_model, e + sizes.d_xbc + heads, bias=sizes.in_bias)
         self.conv1d = Conv(sizes.d_xbc, sizes.d_conv, bias=sizes.conv_bias)
         self.dt_bias = None if sizes.discrete else nn.Parameter(torch.empty(heads))
         self.A_log = None if sizes.discrete else nn.Parameter(torch.empty(heads))
         self.D = nn.Parameter(torch.empty(heads))
         self.z_bias = nn.Parameter(torch.zeros(e)) if sizes.z_bias else None
         self.norm = Scale(e) if sizes.norm_groups else None
-        self.out_proj = nn.Linear(e, d_model, bias=sizes.out_bias)
+        self.out_proj = Linear(e, d_model, bias=sizes.out_bias)
 
     def forward(
         self, u: Tensor, forest: Forest, state: LayerState | None, watch: Watch | None = None
@@ -84,10 +85,10 @@ class SSDMixer(nn.Module):
         """
         s = self.sizes
         z, xbc, dt = self.in_proj(u).split([s.d_inner, s.d_xbc, s.n_heads], -1)
-        scan = partial(self._rows, watch=watch)
-        y, state = over_stages(forest, (xbc, dt.float()), state, scan)
+        flat, scan = (xbc, dt.float().contiguous()), partial(self._rows, watch=watch)
+        y, state = over_stages(forest, flat, state, scan, apart=watch is None)
         if watch is not None and watch.index is not None:
-            z = z[watch.index]
+            z = z.index_select(0, watch.index)
         z = z if self.z_bias is None else z.float() + self.z_bias.float()
         if self.norm is None:
             return self.out_proj(gate(y, z, u.dtype)), state
@@ -149,13 +150,13 @@ class SelectiveScanMixer(nn.Module):
         super().__init__()
         self.sizes = sizes
         e = sizes.d_inner
-        self.in_proj = nn.Linear(d_model, 2 * e, bias=sizes.in_bias)
+        self.in_proj = Linear(d_model, 2 * e, bias=sizes.in_bias)
         self.conv1d = Conv(e, sizes.d_conv, bias=sizes.conv_bias)
-        self.x_proj = nn.Linear(e, sizes.dt_rank + 2 * sizes.d_state, bias=False)
-        self.dt_proj = nn.Linear(sizes.dt_rank, e, bias=True)
+        self.x_proj = Linear(e, sizes.dt_rank + 2 * sizes.d_state, bias=False)
+        self.dt_proj = Linear(sizes.dt_rank, e, bias=True)
         self.A_log = nn.Parameter(torch.empty(e, sizes.d_state))
         self.D = nn.Parameter(torch.empty(e))
-        self.out_proj = nn.Linear(e, d_model, bias=sizes.out_bias)
+        self.out_proj = Linear(e, d_model, bias=sizes.out_bias)
 
     def forward(
         self, u: Tensor, forest: Forest, state: LayerState | None, watch: Watch | None = None
@@ -165,9 +166,10 @@ class SelectiveScanMixer(nn.Module):
         Where `watch` drops tokens before the scan, only those that it keeps come out.
         """
         x, z = self.in_proj(u).chunk(2, -1)
-        y, state = over_stages(forest, (x,), state, partial(self._rows, watch=watch))
+        scan = partial(self._rows, watch=watch)
+        y, state = over_stages(forest, (x,), state, scan, apart=watch is None)
         if watch is not None and watch.index is not None:
-            z = z[watch.index]
+            z = z.index_select(0, watch.index)
         return self.out_proj(gate(y, z, u.dtype)), state
 
     def _rows(
@@ -217,7 +219,7 @@ def thinned(rows: Iterable[Tensor], stage: Stage, kept: Stage, index: Tensor) ->
         index: the kept tokens, in the flat order of `stage`, perhaps followed by others'.
     """
     index, own = index[: kept.n_tokens], replace(kept, start=0)
-    return [own.rows(stage.flat(t)[index]) for t in rows]
+    return [own.rows(stage.flat(t).index_select(0, index)) for t in rows]
 
 
 def build(d_model: int, sizes: d.Mixer) -> SSDMixer | SelectiveScanMixer | AttentionMixer:

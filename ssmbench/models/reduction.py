@@ -104,10 +104,10 @@ class Watch:
         if self.index is None or self.before_scan:
             return after
         if self._merged is None:
-            return after[self.index]
+            return after.index_select(0, self.index)
         stage, merging = self._merged
         added = averaged(after - before, merging.added, stage)
-        return (averaged(before, merging.residual, stage) + added)[self.index]
+        return (averaged(before, merging.residual, stage) + added).index_select(0, self.index)
 
     def _drop(self, shown: Shown) -> Stage:
         choice = self.choose(shown)

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 LayerState = tuple[Tensor, ...]
 """SSD and selective scan: (conv tail, scan state).
@@ -18,11 +23,26 @@ def select(state: LayerState, rows: Tensor) -> LayerState:
     return tuple(_rows_of(t, rows) for t in state)
 
 
+def join(states: Sequence[LayerState]) -> LayerState:
+    """Put the rows of several states one after another."""
+    if len(states) == 1:
+        return states[0]
+    joined = []
+    for tensors in zip(*states, strict=True):
+        order, back = _orders(tensors[0])
+        joined.append(torch.cat([t.permute(order) for t in tensors]).permute(back))
+    return tuple(joined)
+
+
 def _rows_of(x: Tensor, rows: Tensor) -> Tensor:
-    """Take rows, in the order of memory that x has: scans give their states in their own."""
-    order = sorted(range(1, x.ndim), key=x.stride().__getitem__, reverse=True)
-    back = [0, *(1 + order.index(i) for i in range(1, x.ndim))]
-    return x.permute(0, *order).index_select(0, rows).permute(back)
+    order, back = _orders(x)
+    return x.permute(order).index_select(0, rows).permute(back)
+
+
+def _orders(x: Tensor) -> tuple[list[int], list[int]]:
+    """Give the order of memory that x's rows have, and back: scans give states in their own."""
+    order = [0, *sorted(range(1, x.ndim), key=x.stride().__getitem__, reverse=True)]
+    return order, [order.index(i) for i in range(x.ndim)]
 
 
 @dataclass(frozen=True)

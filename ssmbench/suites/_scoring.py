@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ssmbench.models.forest import Forest
-from ssmbench.suites._tree import Tree, find_spots
+from ssmbench.suites._tree import Tree, find_spots, tails
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,9 +82,10 @@ def read(
 def forest_of(batch: Sequence[Tree], device: torch.device, *, prompted: bool) -> Forest:
     """Make the forest that a batch of trees runs as: prefixes, then the rows that go on."""
     prefixes = [tree.rows[0].tokens[: tree.fork] for tree in batch]
-    tails = [(i, row.tokens[tree.fork :]) for i, tree in enumerate(batch) for row in tree.going_on]
-    if not tails:
+    going_on = tails(batch)
+    if not going_on:
         return replace(Forest.ragged(prefixes, device=device), prompted=prompted)
-    parents, suffixes = zip(*tails, strict=True)
+    parents = [i for i, _ in going_on]
+    suffixes = [row.tokens[batch[i].fork :] for i, row in going_on]
     forest = Forest.fork(prefixes, suffixes, parents, device=device)
     return replace(forest, prompted=prompted)

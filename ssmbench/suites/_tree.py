@@ -150,11 +150,15 @@ def batches(trees: Sequence[Tree], *, budget: int) -> Iterator[list[Tree]]:
     batch: list[Tree] = []
     for tree in sorted(trees, key=_size, reverse=True):
         if batch and _padded([*batch, tree]) > budget:
-            yield batch
+            yield _longest_first(batch)
             batch = []
         batch.append(tree)
     if batch:
-        yield batch
+        yield _longest_first(batch)
+
+
+def _longest_first(batch: list[Tree]) -> list[Tree]:
+    return sorted(batch, key=lambda tree: tree.fork, reverse=True)
 
 
 def _size(tree: Tree) -> tuple[int, int]:
@@ -169,10 +173,13 @@ def _fork_cost(length: int) -> int:
 def find_spots(batch: Sequence[Tree]) -> Spots:
     """Find the flat positions that predict the continuations of a batch."""
     spots = Spots([], [], [])
-    prefix, suffix, owner = 0, sum(tree.fork for tree in batch), 0
+    begins, end = {}, sum(tree.fork for tree in batch)
+    for i, row in tails(batch):
+        begins[id(row)], end = end, end + len(row.tokens) - batch[i].fork
+    prefix, owner = 0, 0
     for tree in batch:
         for row in tree.rows:
-            n, after = len(row.tokens), suffix - tree.fork
+            n, after = len(row.tokens), begins.get(id(row), 0) - tree.fork
             for request in row.requests:
                 start = n - len(request.targets)
                 before = range(prefix + start, prefix + min(n, tree.fork))
@@ -181,9 +188,17 @@ def find_spots(batch: Sequence[Tree]) -> Spots:
                 spots.targets.extend(request.targets)
                 spots.owners.extend([owner] * len(request.targets))
                 owner += 1
-            suffix += n - tree.fork
         prefix += tree.fork
     return spots
+
+
+def tails(batch: Sequence[Tree]) -> list[tuple[int, Row]]:
+    """Give the rows that go on after their tree's fork, with its number, the longest first.
+
+    So rows of about one length are neighbours, and little is padded.
+    """
+    going_on = [(i, row) for i, tree in enumerate(batch) for row in tree.going_on]
+    return sorted(going_on, key=lambda tail: batch[tail[0]].fork - len(tail[1].tokens))
 
 
 def _merge(rows: Iterable[Row], fork_point: ForkPoint) -> Iterable[Row]:

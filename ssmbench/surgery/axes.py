@@ -118,8 +118,9 @@ def add_output_bias(model: Decoder, layer: int, bias: Tensor) -> None:
     mixer, sizes = _mixer(model, layer)
     assert isinstance(sizes, d.SSD | d.SelectiveScan)
     tensors = dict(mixer.state_dict())
-    weight = tensors["out_proj.weight"]
-    before = tensors.get("out_proj.bias", weight.new_zeros(weight.shape[0]))
+    # D is held as biases are: a weight may be narrower.
+    zeros = tensors["D"].new_zeros(len(tensors["out_proj.weight"]))
+    before = tensors.get("out_proj.bias", zeros)
     tensors["out_proj.bias"] = before + bias.to(before)
     _replace(model, layer, dataclasses.replace(sizes, out_bias=True), tensors)
 

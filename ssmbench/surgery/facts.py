@@ -24,7 +24,8 @@ def measure(model: Decoder, dense: Description) -> dict[str, int | float | None]
     them is asked; a layer whose mixer was removed counts as nothing. Where tokens are dropped,
     FLOPs are those of a prompt that loses them, by each of its tokens, dropped or not.
     """
-    itemsize = model.embedding.weight.element_size()
+    # Convolutions and attention keep what projections gave them.
+    itemsize = model.compute_dtype.itemsize
     after, before = flops.parameters(model.description), flops.parameters(dense)
     mixers: list[nn.Module] = [
         block.get_submodule("mixer")

@@ -194,6 +194,9 @@ def _differentiated(model: Decoder, sums: dict[str, Tensor]) -> ExitStack:
     for (layer, name), along in dims.items():
         parameter = model.layers[layer].get_parameter(f"mixer.{name}")
         parameter.requires_grad = True
+        stack.callback(setattr, parameter, "grad_dtype", parameter.dtype)
+        # A weight may be stored in half precision only: what is computed wider stays so.
+        parameter.grad_dtype = model.compute_dtype
         targets = {dim: [_key(layer, name, dim, s) for s in ("fisher", "taylor")] for dim in along}
         hook = functools.partial(_reduce, targets=targets, sums=sums)
         stack.callback(parameter.register_post_accumulate_grad_hook(hook).remove)
