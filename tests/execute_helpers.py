@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from store_helpers import make_cell, make_suite
 
-from ssmbench.execute.attempt import outcome_of
 from ssmbench.execute.driver import Driver
 from ssmbench.execute.executor import Ended, Node, Sign, Step
 from ssmbench.execute.interrupts import Stop
 from ssmbench.execute.job import Job, Report, SuiteFailure
+from ssmbench.execute.outcomes import outcome_of
 from ssmbench.execute.task import Settings, Summary, tasks_of
 from ssmbench.plan.cells import Cell, Entry, Resources, Suite
 from ssmbench.store import attempts

@@ -163,7 +163,7 @@ def test_the_command(tmp_path, capsys):
     assert printed.splitlines()[-1] == "zero_shot: 1 worse"
     assert cli.main(["compare", first, second, "--format", "csv"]) == 0
     header = capsys.readouterr().out.splitlines()[1]
-    assert header.startswith("cell_id,seed,first_value,second_value,diff,low,high")
+    assert header.startswith("cell_id,seed,first_value,second_value,diff,low,high,p,p_holm,")
     page = tmp_path / "page.md"
     assert cli.main(["compare", first, second, "--format", "md", "--out", str(page)]) == 0
     assert "- zero_shot: 1 worse" in page.read_text()

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from ssmbench import plugins
 from ssmbench.errors import DataError, NumericalError
 from ssmbench.plan.cells import digest
-from ssmbench.suites import latency, lm_eval, perplexity, wikitext, zero_shot
+from ssmbench.suites import _latency_work, lm_eval, perplexity, wikitext, zero_shot
 from ssmbench.zoo import tinyworld
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ LATENCY_FIELDS = {
     "peak_memory_bytes", "weights_bytes", "state_bytes", "dense_median_s", "dense_raw_s",
     "dense_warmup_s", "dense_peak_memory_bytes", "speedup", "floor_s", "floor_raw_s",
     "publishable", "disturbance", "clock_mhz", "power_w", "temperature_c", "n_semi_structured",
+    "graph", "capture_s",
 }  # fmt: skip
 
 
@@ -212,6 +213,6 @@ def test_decoding_continues_the_prompt(models: tuple[Any, Decoder]) -> None:
     _, model = models
     ids = torch.tensor([[5, 6, 7], [8, 9, 10]])
     with torch.inference_mode():
-        state, token = latency._prefill(model, ids)
+        state, token = _latency_work.prefill(model, ids)
         assert token.tolist() == model(ids)[:, -1].argmax(-1).tolist()
-        latency._decode(model, token, state, 3)
+        _latency_work.decode(model, token, state, 3)

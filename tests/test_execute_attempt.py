@@ -15,6 +15,7 @@ from ssmbench.execute import attempt
 from ssmbench.execute.job import Job
 from ssmbench.execute.prepare import Request, prepare
 from ssmbench.kernels import backends, naive
+from ssmbench.models import precision
 from ssmbench.store import attempts
 from ssmbench.store.folder import RunFolder
 
@@ -82,6 +83,19 @@ def test_an_attempt_writes_whole_suites_facts_and_an_outcome(job):
     assert outcome["peak_memory_bytes"] > 0
     assert outcome["backend"] == "torch"
     assert {row for frame in rows(job, "metrics") for row in frame["backend"]} == {"torch"}
+    assert outcome["compute_dtype"] == "float32"
+    assert {row for frame in rows(job, "metrics") for row in frame["compute_dtype"]} == {"float32"}
+
+
+@pytest.mark.parametrize(("units", "expected"), [(True, "bfloat16"), (False, "float32")])
+def test_rows_and_the_attempt_say_what_was_computed_in(job, monkeypatch, units, expected):
+    monkeypatch.setattr(precision, "cpu_has_bf16_units", lambda: units)
+    job = replace(job, cell=replace(job.cell, dtype="bfloat16"), suites=job.suites[:1])
+    outcome = attempt.run_attempt(job, lambda *_: None)
+    assert outcome["status"] == "done", outcome["message"]
+    assert outcome["compute_dtype"] == expected
+    (frame,) = rows(job, "metrics")
+    assert set(frame["compute_dtype"]) == {expected}
 
 
 def test_a_backend_that_cannot_compute_fails_the_attempt_as_the_users(job, monkeypatch):

@@ -28,6 +28,7 @@ from ssmbench.execute.progress import Running, State
 from ssmbench.execute.scratch import Scratch
 from ssmbench.kernels.memory import keep_freed_memory
 from ssmbench.plan.cells import Calibration, Resources
+from ssmbench.suites import _peak
 
 
 @pytest.fixture
@@ -112,11 +113,43 @@ def test_peak_memory_is_counted_from_the_reset():
     keep_freed_memory()
     del_me = [bytearray(16 << 20) for _ in range(8)]
     del del_me
-    isolation.reset_peak_memory()
-    before = isolation.peak_memory_bytes()
+    _peak.begin()
+    before = _peak.host_bytes()
     block = bytearray(64 << 20)
-    after = isolation.peak_memory_bytes()
+    after = _peak.host_bytes()
     assert after - before > len(block) // 2
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells memory")
+def test_a_count_of_its_own_does_not_hide_the_peak_before_it():
+    _peak.begin()
+    block = bytearray(64 << 20)
+    reached = _peak.host_bytes()
+    del block
+    held = _peak.recount_host()
+    assert held < reached - (32 << 20)
+    assert reached <= _peak.host_bytes() < reached + (8 << 20)
+    _peak.begin()
+    assert _peak.host_bytes() < reached - (32 << 20)
+
+
+def test_nor_does_one_on_a_gpu(monkeypatch):
+    held = [900]
+
+    def reset(*_: object) -> None:
+        held[0] = 100
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: held[0])
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _device: 100)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset)
+    _peak.begin()
+    assert _peak.gpu_bytes() == 100
+    held[0] = 500
+    assert _peak.recount_gpu(torch.device("cuda")) == 100
+    assert _peak.gpu_bytes() == 500
+    held[0] = 600
+    assert _peak.gpu_bytes() == 600
 
 
 def node(**resources: float) -> dict:

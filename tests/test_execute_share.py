@@ -19,6 +19,7 @@ from ssmbench.execute.job import Job
 from ssmbench.execute.prepare import Request, prepare
 from ssmbench.execute.share import Shared
 from ssmbench.kernels import backends
+from ssmbench.models import precision
 from ssmbench.plan.cells import Step
 from ssmbench.store.folder import RunFolder
 from ssmbench.surgery import compress
@@ -186,6 +187,17 @@ def test_statistics_of_other_kernels_are_not_shared(jobs, monkeypatch):
         assert value(number) == number
     monkeypatch.setattr(backends, "_current", backends.Choice("auto", "cuda"))
     assert value(9.0) == 0.0
+
+
+def test_statistics_computed_in_another_type_are_not_shared(jobs, monkeypatch):
+    """Another machine of the run may have units for bfloat16, and this one not."""
+    job, key = jobs["state 0.5"], {"statistics": "x"}
+    job = replace(job, cell=replace(job.cell, dtype="bfloat16"))
+    for number, units in enumerate((True, False)):
+        monkeypatch.setattr(precision, "cpu_has_bf16_units", lambda units=units: units)
+        drawn = torch.tensor([float(number)])
+        found = Shared(job).statistics(key, lambda drawn=drawn: {"x": drawn})
+        assert found["x"].item() == number
 
 
 def test_nothing_is_shared_by_cells_whose_statistics_may_differ(jobs):

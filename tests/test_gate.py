@@ -116,12 +116,31 @@ def test_facts_and_counts_are_exact(results):
 
 
 def test_a_speed_up_is_judged_by_its_repeats(results):
-    speed = {"measure": "speedup", "phase": "prefill", "batch": 1, "length": 512}
+    speed = {"measure": "speedup", "only": "method=wanda", "batch": 1, "length": 512}
     assert verdicts(results, **speed, at_least=1.8) == ["GO"]
     assert verdicts(results, **speed, at_least=2.0) == ["INCONCLUSIVE"]
     assert verdicts(results, **speed, at_least=2.5) == ["NO-GO"]
-    everything = {"measure": "speedup", "phase": "decode", "at_least": 1.8}
-    assert verdicts(results, **everything) == ["GO", "GO"]
+    decoding = {"measure": "speedup", "only": "method=wanda", "phase": "decode", "at_least": 1.8}
+    assert verdicts(results, **decoding) == ["GO", "GO"]
+
+
+def test_a_row_without_the_time_that_is_asked_for_is_inconclusive(results):
+    speed = {"measure": "speedup", "batch": 1, "at_least": 1.8}
+    assert verdicts(results, **speed) == ["GO", "INCONCLUSIVE"]
+    assert verdicts(results, **speed, length=4096) == ["INCONCLUSIVE"] * 2
+
+
+def test_a_time_that_could_not_be_taken_says_why(tmp_path):
+    folder = new_run(tmp_path / "run")
+    rows = latency_rows(0.01, 0.02)
+    for row in rows["latency"]:
+        row |= dict.fromkeys(("median_s", "speedup", "raw_s")) | {"reason": "median_s: too large"}
+    with Ledger.open(folder) as ledger:
+        finish(folder, ledger, CUT, SPEED, rows, attempt="a")
+    rule = Rule(measure="speedup", batch=1, at_least=1)
+    policy = Policy.model_construct(rules=(rule,))
+    (check,) = _gate.judge(Results(tables(folder)), policy)
+    assert (check.verdict, check.reason) == ("INCONCLUSIVE", "median_s: too large")
 
 
 def test_speed_up_intervals_cover_the_truth():

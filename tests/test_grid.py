@@ -166,6 +166,10 @@ def test_the_error_ends_with_the_count(grid):
             "dtype: 2024-01-01",
             "4:8: dtype: a date value; expected text, a number, true or false; quote it",
         ),
+        (
+            "resources: {labels: {' ': 2024-01-01}}",
+            "4:27: resources.labels.' ': a date value; expected text, a number, true or false",
+        ),
         ("1: x", "4:1: the key is 1 (a number); expected text"),
         ("seeds: [!odd 3]", "4:9: seeds[0]: a value with the tag !odd; expected text"),
     ],

@@ -83,6 +83,25 @@ def test_decoding_is_told_in_tokens_per_second(tmp_path: Path) -> None:
     assert "first token" not in [c.header for c in tables["cost-decode-details"].columns]
 
 
+def test_a_rate_that_was_not_told_is_missing_and_its_time_is_kept(tmp_path: Path) -> None:
+    rows = [time_row("decode", 4, 512, tokens_per_s=None), time_row("decode", 16, 512)]
+    cell = shown(reported(tmp_path, rows)["cost-decode"], "4×512")
+    assert (cell.text, cell.note) == ("–", "tokens per second: not told by the attempt")
+    assert cell.numbers["median_s"] == pytest.approx(0.02048)
+    rows[0]["reason"] = "tokens_per_s: because"
+    cell = shown(reported(tmp_path / "told", rows)["cost-decode"], "4×512")
+    assert cell.note == "tokens_per_s: because"
+
+
+def test_a_disturbed_time_without_a_dense_one_says_both(tmp_path: Path) -> None:
+    alone = time_row("prefill", 1, 128, dense_median_s=None, speedup=None, publishable=False)
+    cell = shown(reported(tmp_path, [alone])["cost-prefill"], "1×128")
+    assert cell.note == (
+        "taken while others used the device: not publishable;"
+        " the dense model was not timed beside it"
+    )
+
+
 def test_the_limit_is_the_floor_over_the_time(tmp_path: Path) -> None:
     rows = [time_row("prefill", 1, 128), time_row("prefill", 4, 128, floor_s=None)]
     rows[1]["reason"] = "floor_s: out of memory"

@@ -25,10 +25,11 @@ from store_helpers import (
 
 from ssmbench.plan.cells import Calibration
 from ssmbench.report import _format, _render
-from ssmbench.report._build import build_all
+from ssmbench.report._build import build_all, build_items
 from ssmbench.report._panels import Panel
 from ssmbench.report._rows import Row, Rows
 from ssmbench.report._scores import Difference
+from ssmbench.report._source import results_of
 from ssmbench.report._table import Column, Shown, Table
 from ssmbench.report.quality import change_text, score_text
 from ssmbench.store.ledger import Ledger
@@ -51,6 +52,28 @@ def synthetic(tmp_path_factory) -> list[Table]:
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
     return new_run(tmp_path / "run")
+
+
+def test_a_report_is_the_same_whichever_cell_ended_first(tmp_path):
+    folder = synthetic_run(tmp_path / "run", n_docs=20)
+    before = numbers_of(folder)
+    (segment,) = folder.ledger_dir.glob("*.jsonl")
+    lines = segment.read_bytes().splitlines(keepends=True)
+    commits = [line for line in lines if b'"event":"commit"' in line.replace(b" ", b"")]
+    assert len(commits) > 50
+    planned = [line for line in lines if line not in commits]
+    segment.write_bytes(b"".join([*planned, *reversed(commits)]))
+    after = numbers_of(folder)
+    assert [name for name, _ in after] == [name for name, _ in before]
+    for (name, one), (_, other) in zip(before, after, strict=True):
+        assert one == other, name
+
+
+def numbers_of(folder: RunFolder) -> list[tuple[str, Table | None]]:
+    """Every table, and what every figure draws."""
+    items = build_items(results_of([folder]))
+    found = [(i.name, i if isinstance(i, Table) else i.data) for i in items]
+    return [(name, table) for name, table in found if name != "provenance"]
 
 
 def named(tables: list[Table], name: str) -> Table:

@@ -259,6 +259,23 @@ def test_what_ran_is_looked_at_for_every_attempt_that_can_have_left_numbers(
     assert found(folder).unpublishable == ((reason,) if reason else ())
 
 
+def test_one_dtype_computed_in_two_types_is_told(tmp_path):
+    half = make_cell(dtype="bfloat16")
+    folder = run_of(tmp_path, half)
+    outcome(folder, half, "b", compute_dtype="bfloat16")
+    assert found(folder).warnings == ()
+    outcome(folder, half, "c", compute_dtype="float32")
+    # Another dtype's is no difference.
+    outcome(folder, DENSE, "d", compute_dtype="float32")
+    assert found(folder).warnings == (
+        "bfloat16 cells were computed in bfloat16 (1 attempts) and in float32 (1 attempts);"
+        " scores and times differ by it",
+    )
+    (facts,) = (facts for _, facts in found(folder).facts)
+    told = [(f.value, f.n) for f in facts if f.about == "computed in"]
+    assert told == [("float32", 2), ("bfloat16", 1)]
+
+
 def test_every_run_of_a_report_has_its_section(tmp_path):
     folders = [measured(tmp_path / name, {"t": [1, 0]}) for name in ("one", "two")]
     report = build_report(results_of(folders))

@@ -10,11 +10,15 @@ from evaluate_helpers import context_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from surgery_helpers import RMS, build, of, tokens
+from torch.sparse import SparseSemiStructuredTensorCUTLASS
+from torch.sparse._semi_structured_conversions import sparse_semi_structured_from_dense_cutlass
 
 from ssmbench.errors import MethodError
 from ssmbench.kernels import semi_structured as s
 from ssmbench.models import description as d
 from ssmbench.suites import latency
+from ssmbench.suites._gemms import Watched, replay
+from ssmbench.suites._memory import weights_bytes
 from ssmbench.surgery.projections import keep_pattern
 
 
@@ -87,6 +91,40 @@ def test_other_dtypes_stay_dense():
 
 def test_a_processor_has_no_such_products():
     assert "need a GPU" in (s.why_not(torch.device("cpu")) or "")
+
+
+def as_held(weight: torch.Tensor) -> torch.Tensor:
+    """Convert as torch does for CUTLASS; its own check lets GPUs alone do so."""
+    packed, meta = sparse_semi_structured_from_dense_cutlass(weight)
+    return SparseSemiStructuredTensorCUTLASS(weight.shape, packed, meta, None, None, None)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of SparseSemiStructuredTensor")
+def test_a_models_memory_counts_what_a_compressed_weight_holds():
+    dense = model_of()
+    projection = torch.nn.Linear(64, 60, dtype=torch.bfloat16)
+    with torch.no_grad():
+        projection.weight.copy_(two_four(projection.weight.float()))
+    dense.layers[0].mixer.out_proj = projection
+    before = weights_bytes(dense)
+    assert before == sum(p.numel() * p.element_size() for p in dense.parameters())
+    with s.sparse_products(dense, convert=as_held) as n:
+        assert n == 1
+        # 60 rows of 64 inputs are padded to 64: half the values, and two bits for each of them.
+        rest = before - 2 * (60 * 64 + 60)
+        assert weights_bytes(dense) == rest + 64 * 32 * 2 + 64 * 32 * 2 // 8 + 64 * 2
+    assert weights_bytes(dense) == before
+
+
+def test_the_floor_multiplies_by_what_is_held():
+    model = model_of()
+    with torch.inference_mode(), s.sparse_products(model, convert=as_dense):
+        held = model.layers[0].mixer.out_proj.sparse
+        with Watched(model) as watched:
+            model(tokens(1, 9))
+        assert sum(gemm.weight is held for gemm in watched.gemms) == 1
+        assert all(gemm.weight is not None for gemm in watched.gemms)
+        replay(watched.gemms, model.device)()
 
 
 def timed(model, folder, dense):

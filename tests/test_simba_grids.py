@@ -24,10 +24,12 @@ def no_network(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
+def entries(name):
+    return expand(read_grid(next(path for path in GRIDS if path.stem == name)))
+
+
 def cells(name):
-    """Count a grid's cells by model, method and ratio; those without simba have no criterion."""
-    grid = next(path for path in GRIDS if path.stem == name)
-    return [entry.cell for entry in expand(read_grid(grid))]
+    return [entry.cell for entry in entries(name)]
 
 
 def simba_params(cell):
@@ -87,6 +89,14 @@ def test_the_ablation_has_figure_6_with_three_seeds_of_random():
         assert found["influence", ratio] >= 1
     references = [cell for cell in cells("simba-ablation") if cell.method == "dense"]
     assert {cell.model.name for cell in references} == {"mamba-1.4b", "mamba-2.8b"}
+
+
+def test_every_time_of_simba_stands_beside_a_score_which_is_that_of_the_main_grid():
+    timed, main = entries("simba-time"), entries("simba")
+    assert len(timed) == 4
+    assert all([s.name for s in e.suites] == ["few_shot", "latency"] for e in timed)
+    scored = {(e.cell.id, s.id) for e in main for s in e.suites}
+    assert {(e.cell.id, e.suites[0].id) for e in timed} <= scored
 
 
 def test_the_toy_grids_stay_small():

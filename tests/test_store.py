@@ -269,6 +269,17 @@ def test_compacted_tables_equal_the_attempts_own(tmp_path):
         assert frame.collect().equals(live[name]), name
 
 
+def test_tables_are_in_the_order_of_the_plan_whichever_ended_first(folder):
+    cells, suites = [make_cell(seed=s) for s in range(2)], [make_suite("b"), make_suite("a")]
+    with Ledger.open(folder) as ledger:
+        for cell in cells:
+            ledger.cell(cell, suites)
+        for k, (cell, suite) in enumerate([(c, s) for c in cells[::-1] for s in suites[::-1]]):
+            finish(folder, ledger, cell, suite, acc_rows({"t": [1]}), attempt=f"a{k}")
+    found = read.tables(folder)["metrics"].select("cell_id", "suite").collect().rows()
+    assert found == [(c.id, s) for c in cells for s in ("b", "a")]
+
+
 def test_compaction_of_an_older_ledger_is_not_used(folder):
     suite = make_suite()
     with Ledger.open(folder) as ledger:

@@ -12,6 +12,7 @@ import polars as pl
 
 from docmaker import zoo_figure
 from docmaker.text import DOCS, fill
+from ssmbench.report._format import fixed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -172,8 +173,8 @@ def change(row: dict[str, Any]) -> str:
     """Write a difference to dense with its interval, in points."""
     if row["difference"] is None:
         return "–"
-    shown = [f"{100 * row[name]:+.1f}" for name in ("difference", "low", "high")]
-    middle, low, high = (text.replace("-", "−").replace("+0.0", "0.0") for text in shown)
+    numbers = (100 * row[name] for name in ("difference", "low", "high"))
+    middle, low, high = (fixed(value, 1, sign=True) for value in numbers)
     return f"{middle} [{low}, {high}]"
 
 

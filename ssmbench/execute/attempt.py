@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from ssmbench import plugins
 from ssmbench.errors import StoreError
-from ssmbench.execute import environment, isolation, policy
+from ssmbench.execute import isolation, outcomes, policy
 from ssmbench.execute.job import Job, Report, SuiteFailure
 from ssmbench.execute.share import Shared
 from ssmbench.kernels import backends
 from ssmbench.store import attempts
 from ssmbench.store.columns import SUITE_TABLES
 from ssmbench.store.folder import RunFolder
+from ssmbench.suites import _peak
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,7 +53,7 @@ def run_attempt(job: Job, report: Report) -> dict[str, Any]:
     started_s = time.time()
     done: list[str] = []
     failures: list[SuiteFailure] = []
-    memory: dict[str, int | None] = {}
+    told: dict[str, int | str | None] = {}
     computed = backends.Record()
     try:
         with isolation.surroundings(job), backends.recording(computed):
@@ -62,77 +63,18 @@ def run_attempt(job: Job, report: Report) -> dict[str, Any]:
                     _work(job, report, done, failures)
             except Exception as error:  # noqa: BLE001 - whatever it is becomes the outcome
                 _note(error, _missing(job, done, failures), failures)
-            memory = _memory(job.device)
+            told = {**_memory(job.device), "compute_dtype": _compute_dtype(job)}
             _release(job.device)
     except Exception as error:  # noqa: BLE001 - no log file, say, on a full disk
         _note(error, _missing(job, done, failures), failures)
-    outcome = outcome_of(job, done=done, failures=failures, started_s=started_s)
-    outcome |= {**memory, "backend": computed.text}
+    outcome = outcomes.outcome_of(job, done=done, failures=failures, started_s=started_s)
+    outcome |= {**told, "backend": computed.text}
     try:
         attempts.write_outcome(RunFolder.at(job.folder), outcome)
     except (OSError, StoreError) as error:
         # The driver hears of it all the same; only the table of attempts is poorer.
         log.warning("the outcome could not be written: %s", error)
     return outcome
-
-
-def outcome_of(
-    job: Job, *, done: list[str], failures: list[SuiteFailure], started_s: float
-) -> dict[str, Any]:
-    """Put together the record of an attempt that ends now.
-
-    Args:
-        job: what was asked.
-        done: ids of the suites that are whole on disk.
-        failures: why the others are not.
-        started_s: when it began, unix time.
-    """
-    first = failures[0] if failures else None
-    device = environment.device_name(
-        num_cpus=job.num_cpus, num_gpus=1 if job.device != "cpu" else 0
-    )
-    return {
-        **environment.describe(),
-        "attempt_id": job.attempt_id,
-        "cell_id": job.cell.id,
-        "number": job.number,
-        "status": "failed" if failures else "done",
-        "error_class": first.error_class if first else None,
-        "message": first.message if first else None,
-        "device": device,
-        "started_s": started_s,
-        "ended_s": time.time(),
-        "log": job.log,
-        "seeds": {"cell": job.cell.seed},
-        "threads": environment.n_threads(job.num_cpus),
-        "batch_tokens": job.batch_tokens,
-        "suites": [s.id for s in job.suites],
-        "done": done,
-        "failures": [f._asdict() for f in failures],
-    }
-
-
-def record_death(
-    job: Job, failures: list[SuiteFailure], *, took_s: float, host: str | None = None
-) -> None:
-    """Write the outcome of an attempt whose process died before it could.
-
-    Args:
-        job: what was asked.
-        failures: what the process left undone.
-        took_s: how long it lived, as the driver saw it.
-        host: the machine that it ran on, where known.
-    """
-    missing = {suite for failure in failures for suite in failure.suites}
-    done = [suite.id for suite in job.suites if suite.id not in missing]
-    outcome = outcome_of(job, done=done, failures=failures, started_s=time.time() - took_s)
-    # The driver's own machine is not where the attempt ran.
-    unknown = {"host": host, "pid": None, "cpu": None, "gpu": None, "device": None}
-    try:
-        attempts.write_outcome(RunFolder.at(job.folder), {**outcome, **unknown})
-    except (StoreError, OSError) as error:
-        # It had written one and died on the way home, or the disk is full: the ledger knows.
-        log.info("no outcome was written for a dead attempt: %s", error)
 
 
 def _work(job: Job, report: Report, done: list[str], failures: list[SuiteFailure]) -> None:
@@ -159,6 +101,7 @@ def _work(job: Job, report: Report, done: list[str], failures: list[SuiteFailure
                 facts=facts,
                 seconds=time.monotonic() - started_s,
                 backend=computed.text,
+                compute_dtype=_compute_dtype(job),
             )
             log.info("%s: measured in %.1f s", suite.name, time.monotonic() - started_s)
         except Exception as error:  # noqa: BLE001 - one suite's failure is not the next one's
@@ -237,6 +180,13 @@ def _dense(job: Job) -> Decoder:
     )
 
 
+def _compute_dtype(job: Job) -> str:
+    """Name what the projections of the job's model run in on this machine."""
+    from ssmbench.models.precision import compute_dtype
+
+    return compute_dtype(job.cell.dtype, job.device)
+
+
 def _revision(source: str, fingerprint: str) -> str | None:
     """Give a hub model's revision, which its fingerprint ends in: `org/name@revision`."""
     return fingerprint.rpartition("@")[2] if source.startswith("hub:") else None
@@ -292,12 +242,8 @@ def _note(error: Exception, suites: tuple[str, ...], failures: list[SuiteFailure
 
 def _memory(device: str) -> dict[str, int | None]:
     """Give the process's largest memory during the attempt, in bytes; None where not told."""
-    gpu = None
-    if device != "cpu":
-        import torch
-
-        gpu = int(torch.cuda.max_memory_allocated())
-    return {"peak_memory_bytes": isolation.peak_memory_bytes(), "peak_gpu_memory_bytes": gpu}
+    gpu = _peak.gpu_bytes() if device != "cpu" else None
+    return {"peak_memory_bytes": _peak.host_bytes(), "peak_gpu_memory_bytes": gpu}
 
 
 def _release(device: str) -> None:

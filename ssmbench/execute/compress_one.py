@@ -176,7 +176,7 @@ def _check_device(device: str) -> None:
 
 
 def _round(model: Decoder, dtype: str) -> None:
-    """Bring a model to the dtype that it is written in: on a CPU it was computed in float32."""
+    """Bring a model to the dtype that it is written in: what was held wider is rounded."""
     from ssmbench.models.checkpoint import DTYPES as PRECISIONS
 
     model.to(PRECISIONS[dtype])

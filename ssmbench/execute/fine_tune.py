@@ -102,7 +102,8 @@ def fine_tune(
 def _computed(recipe: Recipe, cell: Cell) -> Recipe:
     """Leave the type to compute in to the cell where it is the cell's.
 
-    On a CPU a cell of half precision computes in float32, and so does its training.
+    A processor without units for half precision computes such a cell in float32, and so its
+    training.
     """
     return recipe.model_copy(update={"dtype": None}) if recipe.dtype == cell.dtype else recipe
 

@@ -11,7 +11,6 @@ import gc
 import logging
 import os
 import random
-import resource
 import sys
 import tempfile
 import warnings
@@ -19,10 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ssmbench.execute.environment import n_threads
-from ssmbench.kernels import backends
-from ssmbench.kernels.memory import keep_freed_memory, release_freed_memory
+from ssmbench.kernels import backends, threads
+from ssmbench.kernels.memory import keep_freed_memory
 from ssmbench.store import logs
 from ssmbench.store.folder import RunFolder
+from ssmbench.suites import _peak
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -38,15 +38,16 @@ def variables(*, num_cpus: float, data: str | None, offline: bool) -> dict[str, 
     Threads are fixed, since sums over another number of threads have other last bits; lm-eval
     must neither fork a pool for standard errors nor write a cache into its own package.
     """
-    threads = str(n_threads(num_cpus))
+    n = str(n_threads(num_cpus))
     found = {
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
-        "OPENBLAS_NUM_THREADS": threads,
+        "OMP_NUM_THREADS": n,
+        "MKL_NUM_THREADS": n,
+        "OPENBLAS_NUM_THREADS": n,
         "TOKENIZERS_PARALLELISM": "false",
         "DISABLE_MULTIPROC": "1",
         "LM_HARNESS_CACHE_PATH": str(Path(tempfile.gettempdir()) / "ssmbench-lm-eval"),
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        **threads.variables(),
     }
     if data is not None:
         found["HF_DATASETS_OFFLINE"] = "1"
@@ -73,7 +74,7 @@ def surroundings(job: Job) -> Iterator[None]:
         stack.enter_context(_garbage_of_its_own())
         if job.device == "cpu":
             keep_freed_memory()
-        reset_peak_memory()
+        _peak.begin()
         yield
 
 
@@ -103,28 +104,6 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - libraries draw from the global generator
     torch.manual_seed(seed)
-
-
-def reset_peak_memory() -> None:
-    """Let the process's peak memory start from now, where the system can (Linux).
-
-    What earlier work freed is given back first: it is no need of this attempt.
-    """
-    release_freed_memory()
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-
-
-def peak_memory_bytes() -> int:
-    """Give the process's largest resident memory since `reset_peak_memory`, in bytes."""
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-        line = next(x for x in status.splitlines() if x.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
-    except (OSError, StopIteration):
-        # Kilobytes on Linux, bytes on macOS.
-        scale = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
 
 
 @contextlib.contextmanager
@@ -203,19 +182,17 @@ def _environment(found: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _torch(threads: int, *, deterministic: bool) -> Iterator[None]:
+def _torch(n: int, *, deterministic: bool) -> Iterator[None]:
     """Fix torch's threads, and its algorithms where numbers rather than times are wanted."""
     import torch
 
     memory: Any = torch.utils.deterministic
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     fill = memory.fill_uninitialized_memory
-    torch.set_num_threads(threads)
+    torch.set_num_threads(n)
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
     # Filling every new tensor costs time and only guards code that reads what it never wrote.
     memory.fill_uninitialized_memory = False
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
     try:
         yield
     finally:

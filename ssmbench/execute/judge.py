@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from ssmbench.errors import StoreError, UnreachableError
 from ssmbench.execute import policy
-from ssmbench.execute.attempt import record_death
 from ssmbench.execute.job import Job, SuiteFailure
+from ssmbench.execute.outcomes import record_death
 from ssmbench.execute.task import Flight, Lost, Summary, Task
 from ssmbench.store import attempts
 

@@ -54,17 +54,20 @@ class Shared:
 
     def __init__(self, job: Job) -> None:
         """Compute and read nothing yet."""
+        from ssmbench.models.precision import compute_dtype
+
         self._artifacts = Artifacts(RunFolder.at(job.folder))
         self._seed = job.cell.seed
         cell, on_cpu = job.cell, job.device == "cpu"
         text = identity_of(cell.calibration) if cell.calibration else None
         tokenizer = cell.model.tokenizer_fingerprint or cell.model.fingerprint
         self._text = {"tokenizer": tokenizer, "calibration": text}
-        # Sums over other batches, on another kind of device, by another number of threads or by
-        # other kernels have other last bits.
+        # Sums over other batches, on another kind of device, by another number of threads, in
+        # another type or by other kernels have other last bits.
         self._model: dict[str, Any] = {
             "model": cell.model.fingerprint,
             "dtype": cell.dtype,
+            "compute_dtype": compute_dtype(cell.dtype, job.device),
             "device": "cpu" if on_cpu else "cuda",
             "threads": n_threads(job.num_cpus) if on_cpu else None,
             "batch_tokens": job.batch_tokens,

@@ -7,6 +7,7 @@ mistake, none of which PyYAML gets right.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Loc = tuple[str | int, ...]
+
+_WORD = re.compile(r"[\w+-]+")
 
 
 class Mark(NamedTuple):
@@ -75,9 +78,13 @@ class Document(NamedTuple):
 
 
 def where(loc: Loc) -> str:
-    """Write a location as a person would: `methods[1].ratio[2]`."""
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc)
+    """Write a location as a person would: `methods[1].ratio[2]`; other keys than words quoted."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{_key(part)}" for part in loc)
     return text.removeprefix(".")
+
+
+def _key(name: str) -> str:
+    return name if _WORD.fullmatch(name) else repr(name)
 
 
 class Kind(NamedTuple):

@@ -9,7 +9,14 @@ import polars as pl
 from ssmbench.report._format import count, fixed, percent, significant, size
 from ssmbench.report._speedup import LEAST_REPEATS, interval, speedup_draws
 from ssmbench.report._table import Column, Plain, Shown, Table, missing
-from ssmbench.report.quality import CHANGE_UNITS, INTERVAL, names_of, score_text, shown_difference
+from ssmbench.report.quality import (
+    CHANGE_PARTS,
+    CHANGE_UNITS,
+    INTERVAL,
+    names_of,
+    score_text,
+    shown_difference,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -97,7 +104,7 @@ def _scores(
     columns = (
         Column(first, parts=("value",), prefix="first"),
         Column(second, parts=("value",), prefix="second"),
-        Column(f"{second} − {first}", unit=unit, parts=("diff", "low", "high")),
+        Column(f"{second} − {first}", unit=unit, parts=CHANGE_PARTS),
         Column("documents changed", parts=("n_changed", "n")),
         Column("", "left", parts=("verdict",)),
     )
@@ -115,8 +122,6 @@ def _score_cells(
     comparison: Comparison, panel: Panel, pair: Pair, verdict: str
 ) -> tuple[Shown, ...]:
     before, after = comparison.means(panel, pair)
-    low, high = after.difference.interval or (None, None)
-    numbers = {"diff": after.difference.value, "low": low, "high": high}
     if before.value is None:
         change = missing(f"{comparison.names[0]}: {before.reason or 'no score'}")
     else:
@@ -126,7 +131,7 @@ def _score_cells(
     return (
         _score(panel, before),
         _score(panel, after),
-        Shown(change.text, numbers, change.note),
+        Shown(change.text, after.difference.numbers, change.note),
         counted if n else missing("no documents in common"),
         Shown("" if verdict == "unclear" else verdict, {"verdict": verdict}),
     )

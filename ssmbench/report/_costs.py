@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import polars as pl
 
+from ssmbench.report._by_row import of_rows
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -34,7 +36,7 @@ def _times(results: Results) -> list[Cost]:
     frame = (
         results["latency"]
         .filter(pl.col("median_s").is_not_null() & (pl.col("dense_median_s") > 0))
-        .join(results.rows.frame.lazy(), on="cell_id")
+        .pipe(of_rows, results.rows.frame)
         .group_by("device", "phase", "batch", "length", "row")
         .agg((pl.col(name) / pl.col("dense_median_s")).mean() for name in _SPAN)
         .sort("device", "phase", descending=[False, True])  # Prefill before decode.

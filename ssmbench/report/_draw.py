@@ -28,6 +28,9 @@ _SETTINGS: dict[str, Any] = {
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
+    # No panel has ticks above it, which matplotlib would search for at every drawing: a sixth of
+    # the time.
+    "axes.titley": 1.0,
 }
 _SVG_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 _PDF_METADATA = dict.fromkeys(("CreationDate", "Creator", "Producer"))

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ssmbench.errors import DONE, INCONCLUSIVE, SOME_FAILED, CommandError, suggest
+from ssmbench.report._by_row import of_rows
 from ssmbench.report._format import significant
 from ssmbench.report._policy import COUNTS, FACTS, SCORES
 from ssmbench.report._scores import Z95
@@ -205,18 +206,23 @@ def _counted(rule: Rule, results: Results) -> Check:
 
 
 def _speedups(rule: Rule, results: Results) -> Iterator[Check]:
-    rows = {cell_id: row for row in _rows(rule, results) for cell_id in row.cells}
-    for found in results["latency"].collect().iter_rows(named=True):
+    rows = {row.index: row for row in _rows(rule, results) if not row.is_dense}
+    timed = set()
+    latency = of_rows(results["latency"], results.rows.frame).collect()
+    for found in latency.iter_rows(named=True):
         wanted = (rule.phase, rule.batch or found["batch"], rule.length or found["length"])
-        row = rows.get(found["cell_id"])
-        if row is None or row.is_dense or (rule.suite and found["suite"] != rule.suite):
+        if found["row"] not in rows or (rule.suite and found["suite"] != rule.suite):
             continue
         if (found["phase"], found["batch"], found["length"]) != wanted:
             continue
-        what = f"{_name(row)}, {found['phase']} {found['batch']}×{found['length']}"
+        timed.add(found["row"])
+        what = f"{_name(rows[found['row']])}, {found['phase']} {found['batch']}×{found['length']}"
         draws = speedup_draws(found["raw_s"] or [], found["dense_raw_s"] or [])
-        why = f"fewer than {LEAST_REPEATS} repeats"
-        yield _held(rule, what, found["speedup"], interval(draws), why)
+        why = f"fewer than {LEAST_REPEATS} repeats" if found["speedup"] else found["reason"]
+        yield _held(rule, what, found["speedup"], interval(draws), why or "")
+    suite = rule.suite or "latency"
+    for row in (row for index, row in rows.items() if index not in timed):
+        yield _missing(rule, _name(row), row.why_missing("it was not timed so", suite=suite))
 
 
 def _name(row: Row) -> str:

@@ -10,7 +10,9 @@ import polars as pl
 
 from ssmbench.plan.labels import default_params
 from ssmbench.report import quality
+from ssmbench.report._by_row import facts_by_row, of_rows
 from ssmbench.report._panels import COSTS
+from ssmbench.report._points import out_option
 from ssmbench.report._rows import DENSE, UNTRAINED
 from ssmbench.report._scores import no_score
 from ssmbench.report.published import Place
@@ -152,7 +154,7 @@ class PaperRun:
         found = (
             self.results["metrics"]
             .filter(pl.col("metric").is_in(COSTS))
-            .join(self.results.rows.frame.lazy(), on="cell_id")
+            .pipe(of_rows, self.results.rows.frame)
             .group_by(keys, maintain_order=True)
             .agg(pl.col("value").mean())
             .collect()
@@ -169,7 +171,9 @@ class PaperRun:
             if reason == unasked:
                 return f"{reason}: add it to the grid's suites and run that again"
             again = " --retry-failed" if "failed" in reason else ""
-            command = f"ssmbench run GRID{self._out()} --only '{_terms(place, 4)}'{again}"
+            command = (
+                f"ssmbench run GRID{out_option(self.results)} --only '{_terms(place, 4)}'{again}"
+            )
             return f"{reason}: `{command}`, GRID being the run's own"
         if place.model in grid.models:
             known = {p for p in self.at if p.model == place.model}
@@ -178,21 +182,10 @@ class PaperRun:
             return f"not run: `ssmbench run {grid.path} --only '{terms}'`"
         return _not_applicable(place, self.families.get(place.model)) or _entry(place)
 
-    def _out(self) -> str:
-        sources = self.results.sources
-        return f" --out {sources[0].location}" if len(sources) == 1 else ""
-
 
 def _facts(results: Results) -> dict[int, dict[str, Any]]:
-    frame = (
-        results.cells.join(results.rows.frame, on="cell_id", maintain_order="left")
-        .group_by("row")
-        .agg(
-            *(pl.col(name).first() for name in _SETTINGS),
-            *(pl.col(name).cast(pl.Float64).mean() for name in _FACTS),
-        )
-    )
-    return {cell["row"]: cell for cell in frame.iter_rows(named=True)}
+    links = results.rows.frame
+    return facts_by_row(results.cells, links, texts=_SETTINGS, numbers=_FACTS)
 
 
 def _is_usual(cell: Mapping[str, Any]) -> bool:

@@ -59,14 +59,7 @@ def score_cell(
     """
     if score.value is None or row is None:
         return Cell(missing(score.reason or "not run"), number)
-    low, high = score.difference.interval or (None, None)
-    numbers = {
-        "value": score.value,
-        "stderr": score.stderr,
-        "diff": score.difference.value,
-        "low": low,
-        "high": high,
-    }
+    numbers = {"value": score.value, "stderr": score.stderr} | score.difference.numbers
     text = score.difference.mark + f"{score.value:.{digits}f}"
     if score.stderr is not None:
         text += f" ±{score.stderr:.{_ERROR_DIGITS}f}"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import polars as pl
-
 from ssmbench import plugins
 from ssmbench.grid.catalogue import catalogue
+from ssmbench.report._by_row import facts_by_row
 from ssmbench.report._format import significant
 from ssmbench.report._rows import UNTRAINED
 from ssmbench.report._scores import Z95
@@ -110,15 +110,7 @@ def with_ratio(name: str, ratio: float) -> str:
 def all_facts(results: Results) -> list[Facts]:
     """Give the facts of every row, in order."""
     rows = results.rows
-    frame = (
-        results.cells.join(rows.frame, on="cell_id")
-        .group_by("row")
-        .agg(
-            *(pl.col(name).first() for name in _TEXTS),
-            *(pl.col(name).cast(pl.Float64).mean() for name in _NUMBERS),
-        )
-    )
-    found = {cell["row"]: cell for cell in frame.iter_rows(named=True)}
+    found = facts_by_row(results.cells, rows.frame, texts=_TEXTS, numbers=_NUMBERS)
     headers = [column.header for column in rows.columns]
     return [_facts(row, found[row.index], headers) for row in rows.rows]
 
@@ -231,5 +223,11 @@ def fill(results: Results, why: str, *, toy: str, real: str = "") -> str:
     """
     cells = results.cells.select("model", "model_source").unique().rows()
     grid = toy if not real or all(_is_toy(*cell) for cell in cells) else real
-    folder = f" --out {results.sources[0].location}" if len(results.sources) == 1 else ""
+    folder = out_option(results)
     return f"{why}. To fill it: `ssmbench run grids/{grid}.yaml{folder}`"
+
+
+def out_option(results: Results) -> str:
+    """Give what a command needs to run into a report's folder; "" where there are several."""
+    sources = results.sources
+    return f" --out {shlex.quote(sources[0].location)}" if len(sources) == 1 else ""

@@ -79,7 +79,8 @@ def provenance(results: Results) -> Provenance:
         *_of_code(_contributing(together)),
         *_of_packages(_contributing(together)),
     )
-    return Provenance(facts, reasons, (warning,) if warning else ())
+    computed = _of_compute_dtypes(results.cells, _contributing(together))
+    return Provenance(facts, reasons, (*([warning] if warning else []), *computed))
 
 
 def utc(seconds: float) -> str:
@@ -106,13 +107,19 @@ def _facts(source: Source, cells: pl.DataFrame, attempts: pl.DataFrame) -> Itera
     for outcome, n in _counts(outcomes):
         yield Fact("attempts", outcome, n, "attempts")
     yield Fact("seeds", ", ".join(map(str, sorted(set(cells["seed"])))) or "none")
+    yield from _made_with(attempts)
+
+
+def _made_with(attempts: pl.DataFrame) -> Iterable[Fact]:
+    """Give the code, packages and machines of a run's attempts."""
     for state, n in _counts(map(_code, attempts.iter_rows(named=True))):
         yield Fact("code", state, n, "attempts")
     for name, found in _packages(attempts).items():
         for version, n in found.most_common():
             yield Fact(name, version, n, "attempts")
-    for device, n in _counts(attempts["device"].drop_nulls()):
-        yield Fact("device", device, n, "attempts")
+    for about, column in (("computed in", "compute_dtype"), ("device", "device")):
+        for value, n in _counts(attempts[column].drop_nulls()):
+            yield Fact(about, value, n, "attempts")
     hosts = sorted(set(attempts["host"].drop_nulls()))
     if hosts:
         yield Fact("hosts", f"{len(hosts)}: {_listed(hosts)}")
@@ -185,6 +192,16 @@ def _of_packages(attempts: pl.DataFrame) -> Iterable[str]:
     if mixed:
         told = (f"{name} {' and '.join(sorted(found))}" for name, found in mixed.items())
         yield f"mixed versions ({_listed(list(told))})"
+
+
+def _of_compute_dtypes(cells: pl.DataFrame, attempts: pl.DataFrame) -> Iterable[str]:
+    """Tell which dtypes some machines computed in half precision and others in float32."""
+    known = attempts.drop_nulls("compute_dtype").join(cells.select("cell_id", "dtype"), "cell_id")
+    for (dtype,), part in known.sort("dtype").group_by("dtype", maintain_order=True):
+        found = sorted(_counts(part["compute_dtype"]))
+        if len(found) > 1:
+            told = " and ".join(f"in {computed} ({n} attempts)" for computed, n in found)
+            yield f"{dtype} cells were computed {told}; scores and times differ by it"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -25,6 +25,7 @@ NOT_RUN = "not run"
 UNTRAINED = "none"
 _COMPRESSED = ("model", "fingerprint", "method", "params", "ratio", "dtype", "calibration")
 _TRAINING = ("fine_tune", "fine_tune_params")
+_OPTIONAL = ("fine-tune", "dtype", "seeds")
 
 
 @dataclass(frozen=True)
@@ -223,17 +224,15 @@ def _optional_columns(groups: Sequence[Sequence[Mapping[str, Any]]]) -> set[str]
     return shown
 
 
+def _key_names(shown: set[str]) -> list[str]:
+    return ["model", "method", "ratio", *(n for n in _OPTIONAL if n in shown)]
+
+
 def _columns(shown: set[str]) -> tuple[Column, ...]:
-    names = [
-        "model",
-        "method",
-        "ratio",
-        *(n for n in ("fine-tune", "dtype", "seeds") if n in shown),
-    ]
     right = {"ratio", "seeds"}
     return tuple(
         Column(n, "right" if n in right else "left", parts=(n.replace("-", "_"),), key=True)
-        for n in names
+        for n in _key_names(shown)
     )
 
 
@@ -252,13 +251,7 @@ def _key(
         "dtype": cell["dtype"],
         "seeds": len(group),
     }
-    names = [
-        "model",
-        "method",
-        "ratio",
-        *(n for n in ("fine-tune", "dtype", "seeds") if n in shown),
-    ]
     return tuple(
         Shown(f"{texts[n]:g}" if n == "ratio" else str(texts[n]), {n.replace("-", "_"): texts[n]})
-        for n in names
+        for n in _key_names(shown)
     )

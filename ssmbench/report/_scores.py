@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from ssmbench.report import _pairs
+from ssmbench.report._by_row import of_rows
 from ssmbench.report._difference import Difference, mean_difference, mean_stderr
 from ssmbench.report._documents import NLL, PANEL, read_documents, sample_kinds
 from ssmbench.report._statistics import Z95, holm
@@ -184,7 +185,7 @@ def scores(
 def _values(metrics: pl.LazyFrame, links: pl.DataFrame) -> pl.DataFrame:
     """Average the metrics of each row over its seeds."""
     return (
-        metrics.join(links.lazy(), on="cell_id", maintain_order="left")
+        of_rows(metrics, links)
         .group_by("row", *PANEL, maintain_order=True)
         .agg(
             pl.col("value").mean(),

@@ -9,7 +9,7 @@ from ssmbench.report._format import count
 from ssmbench.report._paper import TASKS, TOYS, Grid, PaperRun, Task
 from ssmbench.report._rows import DENSE, UNTRAINED
 from ssmbench.report._scores import no_score
-from ssmbench.report._table import Column, Plain, Shown, Table, missing
+from ssmbench.report._table import Column, Shown, Table, missing
 from ssmbench.report.published import Place
 
 if TYPE_CHECKING:
@@ -83,9 +83,7 @@ def shown_score(
     """Show a score of a row, with its mark and its difference to dense."""
     if score.value is None or row is None or panel is None:
         return missing(score.reason or run.why(place, grid))
-    low, high = score.difference.interval or (None, None)
-    numbers: dict[str, Plain] = {"value": score.value, "stderr": score.stderr}
-    numbers |= {"diff": score.difference.value, "low": low, "high": high}
+    numbers = {"value": score.value, "stderr": score.stderr} | score.difference.numbers
     text = score.difference.mark + quality.score_text(panel, score.value, score.stderr)
     return Shown(text, numbers, quality.seeds_missing(score, row))
 
@@ -95,9 +93,8 @@ def change_cell(run: PaperRun, place: Place, task: Task | None, grid: Grid) -> S
     score, row, panel = _find(run, place, task, grid)
     if row is None or panel is None or score.value is None:
         return missing(score.reason or run.why(place, grid))
-    low, high = score.difference.interval or (None, None)
     shown = quality.shown_difference(panel, score, row)
-    return Shown(shown.text, {"diff": score.difference.value, "low": low, "high": high}, shown.note)
+    return Shown(shown.text, score.difference.numbers, shown.note)
 
 
 def flops_cell(run: PaperRun, place: Place, task: Task | None, grid: Grid) -> Shown:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from ssmbench.report import quality
+from ssmbench.report._by_row import of_rows
 from ssmbench.report._format import count, percent, seconds
 from ssmbench.report._paper import Grid, PaperRun
 from ssmbench.report._paper_cells import PARTS
@@ -37,7 +38,7 @@ _SUITES = ("long_context",)
 _USUAL = (512, 1024, 2048, 3072, 4096)
 _LONG = Grid("grids/simba-long.yaml", MODELS, _SUITES)
 _TUNE = Grid("grids/simba-fine-tune.yaml", ("mamba-370m",), _SUITES)
-_TIMED = Grid("", (), ("latency",))
+_TIMED = Grid("grids/simba-time.yaml", ("mamba-790m", "mamba-2.8b"), ("latency",))
 _PERPLEXITY = (
     "Perplexity of the same snippets after so many tokens of context ± standard error over texts;"
     f" lower is better. {quality.MARKS}"
@@ -157,7 +158,7 @@ def _prefill(run: PaperRun) -> Mapping[int, dict[tuple[int, int], Mapping[str, f
     frame = (
         run.results["latency"]
         .filter(pl.col("phase") == "prefill")
-        .join(run.results.rows.frame.lazy(), on="cell_id")
+        .pipe(of_rows, run.results.rows.frame)
         .group_by("row", "batch", "length")
         .agg(pl.col("median_s", "dense_median_s", "speedup").mean())
         .collect()

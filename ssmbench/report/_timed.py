@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 
+from ssmbench.report._by_row import of_rows
 from ssmbench.report._format import percent
 
 if TYPE_CHECKING:
@@ -58,8 +59,7 @@ def all_timed(results: Results) -> list[Timed]:
     frame = (
         results["latency"]
         .filter(pl.col("median_s").is_not_null())
-        .join(results.rows.frame.lazy(), on="cell_id")
-        .sort("cell_id")
+        .pipe(of_rows, results.rows.frame)
         .group_by(keys, maintain_order=True)
         .agg(
             *(pl.col(name).mean() for name in _NUMBERS),

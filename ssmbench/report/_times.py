@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from ssmbench.report._by_row import of_rows
 from ssmbench.report._format import count, percent, seconds, significant, size
-from ssmbench.report._table import Column, Shown, Table, missing
+from ssmbench.report._table import MISSING, Column, Shown, Table, missing
 from ssmbench.report.quality import mean_scores, not_publishable
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def time_tables(results: Results, rows: Rows, *, title: str) -> list[Table]:
     keys = ["suite_id", "suite", "device", "phase"]
     found = (
         results["latency"]
-        .join(rows.frame.lazy(), on="cell_id")
+        .pipe(of_rows, rows.frame)
         .group_by("row", *keys, "batch", "length", maintain_order=True)
         .agg(
             *(pl.col(name).mean() for name in _NUMBERS),
@@ -219,15 +220,20 @@ class _Phase:
         if (none := self._missing(found, row)) is not None:
             return none
         assert found is not None
-        rate = self.phase == "decode"
-        text = f"{count(found['tokens_per_s'])}/s" if rate else seconds(found["median_s"])
-        note = _DISTURBED if found["publishable"] is False else None
+        numbers = {n: found[n] for n in (*_NUMBERS, "of_limit")}
+        notes = [_DISTURBED] if found["publishable"] is False else []
+        why = found["reason"]
+        text = seconds(found["median_s"])
+        if self.phase == "decode":
+            rate = found["tokens_per_s"]
+            if rate is None:
+                return Shown(MISSING, numbers, why or "tokens per second: not told by the attempt")
+            text = f"{count(rate)}/s"
         if found["speedup"] is None:
-            why = found["reason"]
-            note = f"the dense model was not timed beside it{f' ({why})' if why else ''}"
+            notes.append(f"the dense model was not timed beside it{f' ({why})' if why else ''}")
         else:
             text += f" ×{significant(found['speedup'])}"
-        return Shown(text, {n: found[n] for n in (*_NUMBERS, "of_limit")}, note)
+        return Shown(text, numbers, "; ".join(notes) or None)
 
     def _limit(self, found: Found | None, row: Row) -> Shown:
         if (none := self._missing(found, row)) is not None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
-
+from ssmbench.report._by_row import facts_by_row
 from ssmbench.report._format import fixed, percent, significant
 from ssmbench.report._table import Column, Shown, Table, missing
 from ssmbench.report.quality import (
@@ -56,12 +55,7 @@ def build(results: Results) -> list[Table]:
     rows = results.rows
     if not rows.rows:
         return []
-    facts = (
-        cells.join(rows.frame, on="cell_id")
-        .group_by("row")
-        .agg(pl.col(name).mean() for name in _FACTS)
-    )
-    known = {r["row"]: r for r in facts.iter_rows(named=True)}
+    known = facts_by_row(cells, rows.frame, numbers=_FACTS)
     lines = [[*row.key, *_removed(known[row.index], row)] for row in rows.rows]
     columns = [*rows.columns, *_COLUMNS]
     panels = []

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
-
+from ssmbench.report._by_row import facts_by_row
 from ssmbench.report._format import count, fixed, percent, size
 from ssmbench.report._table import Column, Shown, Table, missing
 from ssmbench.report._times import time_tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    import polars as pl
 
     from ssmbench.report._results import Results
     from ssmbench.report._rows import Row, Rows
@@ -55,12 +56,7 @@ def _sizes(cells: pl.DataFrame, rows: Rows) -> Table:
         Column("of dense", parts=("flops_of_dense",)),
         Column("state", parts=("state_bytes",)),
     )
-    facts = (
-        cells.join(rows.frame, on="cell_id")
-        .group_by("row")
-        .agg(pl.col(name).mean() for name in _FACTS)
-    )
-    known = {r["row"]: r for r in facts.iter_rows(named=True)}
+    known = facts_by_row(cells, rows.frame, numbers=_FACTS)
     return Table(
         title=f"{TITLE}: size and compute",
         name="cost-size",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import polars as pl
 
 from ssmbench.report._axes import Entry
+from ssmbench.report._by_row import of_rows
 from ssmbench.report._figure import Figure
 from ssmbench.report._format import count, fixed, percent
 from ssmbench.report._lines import Chart, Dot, Line, Plot, looks
@@ -138,7 +139,7 @@ def _costs(results: Results, panel: Panel, rows: Sequence[Facts]) -> tuple[Costs
         results["metrics"]
         .filter(suite_id=panel.suite_id, metric="flops_all")
         .filter(pl.col("value").is_not_null())
-        .join(results.rows.frame.lazy(), on="cell_id")
+        .pipe(of_rows, results.rows.frame)
         .group_by("row", "task")
         .agg(pl.col("value").mean())
         .collect()

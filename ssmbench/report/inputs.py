@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from ssmbench.report._by_row import of_rows
 from ssmbench.report._format import count, significant
 from ssmbench.report._panels import COSTS
 from ssmbench.report._table import Column, Shown, Table, missing
@@ -34,7 +35,7 @@ def build(results: Results) -> list[Table]:
     found = (
         results["metrics"]
         .filter(pl.col("metric").is_in(COSTS))
-        .join(rows.frame.lazy(), on="cell_id")
+        .pipe(of_rows, rows.frame)
         .group_by("suite_id", "suite", "row", "task", "metric", maintain_order=True)
         .agg(pl.col("value").mean())
         .collect()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 
+from ssmbench.report._by_row import of_rows
 from ssmbench.report._format import fixed, significant
 from ssmbench.report._table import Column, Shown, Table, missing
 
@@ -78,7 +79,7 @@ def build(results: Results) -> list[Table]:
         results: the run's.
     """
     rows = results.rows
-    found = results["layers"].join(rows.frame.lazy(), on="cell_id").collect()
+    found = of_rows(results["layers"], rows.frame).collect()
     return [
         _table(kind, part, rows, several=found.filter(suite=suite)["suite_id"].n_unique() > 1)
         for kind in _KINDS

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from ssmbench.report._by_row import of_rows
 from ssmbench.report._figure import Figure
 from ssmbench.report._format import fixed
 from ssmbench.report._lines import Chart, Dot, Line, Plot, looks
@@ -54,7 +55,7 @@ def mean_layers(results: Results, measure: str) -> pl.DataFrame:
     return (
         results["layers"]
         .filter(measure=measure)
-        .join(results.rows.frame.lazy(), on="cell_id")
+        .pipe(of_rows, results.rows.frame)
         .group_by("suite_id", "row", "layer", "place")
         .agg(
             pl.when(weight.sum() > 0)

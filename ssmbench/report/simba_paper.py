@@ -7,7 +7,7 @@
 | 3 | shots, metric and lengths of the six tasks | `grids/simba.yaml` |
 | 4 | the six tasks and their FLOPs: dense, simba at 0.9, Pythia | `grids/simba.yaml` |
 | 5 | perplexity by context and its FLOPs: dense, simba at 0.9 | `grids/simba-long.yaml` |
-| 6 | time of a prompt by length, simba at 0.9 against dense, beside quality | a grid with the suite `latency` |
+| 6 | time of a prompt by length, simba at 0.9 against dense, beside quality | `grids/simba-time.yaml` |
 | 7 | mean of the six tasks by scale, simba at 0.3 against dense, and the state's size | `grids/simba.yaml` |
 
 Simba's table bodies are not public; rows and columns follow its text. Its r, the part of the prompt

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from ssmbench.report._by_row import of_rows
 from ssmbench.report._format import count, significant
 from ssmbench.report._format import seconds as time_of
 from ssmbench.report._rows import UNTRAINED, Row
@@ -95,7 +96,7 @@ def _curves(training: pl.LazyFrame, links: pl.DataFrame) -> dict[int, pl.DataFra
     """Give the curve of each row, step by step: means over its seeds."""
     names = ("loss", "dense_loss", "sparse_loss", "tokens", "seconds")
     found = (
-        training.join(links.lazy(), on="cell_id")
+        of_rows(training, links)
         .group_by("row", "step")
         .agg(pl.col(name).mean() for name in names)
         .sort("row", "step")
@@ -108,7 +109,7 @@ def _held_out(metrics: pl.LazyFrame, links: pl.DataFrame) -> dict[int, dict[str,
     """Give each row's text and its loss on held-out windows, before and after."""
     found = (
         metrics.filter(suite=SUITE)
-        .join(links.lazy(), on="cell_id")
+        .pipe(of_rows, links)
         .group_by("row", "task", "metric", maintain_order=True)
         .agg(pl.col("value").mean())
         .collect()

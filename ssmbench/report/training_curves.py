@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from ssmbench.report._by_row import of_rows
 from ssmbench.report._figure import Figure
 from ssmbench.report._format import significant
 from ssmbench.report._lines import Chart, Dot, Line, Plot, looks
@@ -32,8 +33,7 @@ def build(results: Results) -> list[Figure]:
     frame = (
         results["training"]
         .filter(pl.col("loss").is_not_null())
-        .join(results.rows.frame.lazy(), on="cell_id")
-        .sort("cell_id")
+        .pipe(of_rows, results.rows.frame)
         .group_by("row", "step", maintain_order=True)
         .agg(pl.col("loss").mean(), pl.col("loss").alias("seeds"))
         .sort("row", "step")

@@ -70,6 +70,7 @@ def write_suite(
     facts: Mapping[str, Any],
     seconds: float | None = None,
     backend: str | None = None,
+    compute_dtype: str | None = None,
 ) -> SuiteMark:
     """Write one finished suite: its tables, then the mark that makes it whole.
 
@@ -82,6 +83,7 @@ def write_suite(
         facts: columns of `cells` measured on the compressed model; null where unknown.
         seconds: how long the suite took, for later estimates.
         backend: whose kernels computed it (see kernels/backends.py); None where none did.
+        compute_dtype: what projections ran in (see models/precision.py).
 
     Returns:
         The mark, as written.
@@ -94,29 +96,41 @@ def write_suite(
         if not _NAME.fullmatch(name):
             raise ValueError(f"'{name}' cannot be part of a file name")
     frames = {
-        table: suite_frame(table, result_rows[table], cell_id=cell_id, suite=suite, backend=backend)
+        table: suite_frame(
+            table,
+            result_rows[table],
+            cell_id=cell_id,
+            suite=suite,
+            backend=backend,
+            compute_dtype=compute_dtype,
+        )
         for table in SUITE_TABLES
         if result_rows.get(table)
     }
-    mark_file = folder.mark_file(cell_id, attempt_id, suite.id)
-    if mark_file.exists():
-        raise StoreError(f"{mark_file}: is there already; an attempt writes a suite once.")
-    written: list[tuple[Place, bytes]] = []
-    files = {}
-    for table, frame in frames.items():
-        data = atomic.parquet_bytes(frame)
-        written.append((folder.table_file(cell_id, attempt_id, suite.id, table), data))
-        files[table] = {**_sum(data), "n_rows": frame.height}
+    tables = {table: atomic.parquet_bytes(frame) for table, frame in frames.items()}
     mark = SuiteMark(
         cell_id=cell_id,
         attempt_id=attempt_id,
         suite_id=suite.id,
         suite=suite.to_json(),
-        files=files,
+        files={t: {**_sum(data), "n_rows": frames[t].height} for t, data in tables.items()},
         facts=dict(facts),
         seconds=seconds,
         written_s=time.time(),
     )
+    _write_whole(folder, mark, tables)
+    return mark
+
+
+def _write_whole(folder: RunFolder, mark: SuiteMark, tables: Mapping[str, bytes]) -> None:
+    """Write a suite's tables and then its mark, or nothing."""
+    names = mark.cell_id, mark.attempt_id, mark.suite_id
+    mark_file = folder.mark_file(*names)
+    if mark_file.exists():
+        raise StoreError(f"{mark_file}: is there already; an attempt writes a suite once.")
+    written: list[tuple[Place, bytes]] = [
+        (folder.table_file(*names, table), data) for table, data in tables.items()
+    ]
     written.append((mark_file, encode(dataclasses.asdict(mark))))
     try:
         atomic.write_together(written)
@@ -126,10 +140,9 @@ def write_suite(
         for path, _ in reversed(written):  # The mark first: it must not outlive its tables.
             path.unlink(missing_ok=True)
         raise StoreError(
-            f"{mark_file.parent}: suite {suite.name} could not be written"
+            f"{mark_file.parent}: suite {mark.suite['name']} could not be written"
             f" ({problem.strerror}); nothing of it is kept. Make room and run again."
         ) from problem
-    return mark
 
 
 def write_outcome(folder: RunFolder, outcome: Mapping[str, Any]) -> None:

@@ -25,6 +25,7 @@ class Column:
 
 _TEXT, _INT, _REAL, _BOOL = pl.String(), pl.Int64(), pl.Float64(), pl.Boolean()
 _BACKEND = "Whose kernels computed: `torch`, `ssd: mamba_ssm, causal_conv: torch`, …"
+_COMPUTED = "What projections ran in: `float32` also for half `dtype`s without units for them."
 
 
 def _ids(*, suite: bool = True) -> tuple[Column, ...]:
@@ -84,6 +85,7 @@ METRICS = (
     Column("chance", _REAL, "What guessing would score, where known."),
     Column("best", _REAL, "The best possible score, where known."),
     Column("backend", _TEXT, _BACKEND),
+    Column("compute_dtype", _TEXT, _COMPUTED),
 )
 
 SAMPLES = (
@@ -154,6 +156,14 @@ LATENCY = (
     Column("power_w", _REAL, "Its power, median; null where not told."),
     Column("temperature_c", _REAL, "Its highest temperature, °C; null where not told."),
     Column("backend", _TEXT, _BACKEND),
+    Column(
+        "graph",
+        _TEXT,
+        "How decoding steps ran: `captured`, both models' and the floor as CUDA graphs, or"
+        " `plain: ` and why; null of prefill.",
+    ),
+    Column("capture_s", _REAL, "Capturing a step as a graph, its warm-up included, seconds."),
+    Column("compute_dtype", _TEXT, _COMPUTED),
 )
 
 LAYERS = (
@@ -165,6 +175,7 @@ LAYERS = (
     Column("n", _INT, "What the mean is over: texts, prompts or tokens.", nullable=False),
     Column("reason", _TEXT, "Why `value` is null."),
     Column("backend", _TEXT, _BACKEND),
+    Column("compute_dtype", _TEXT, _COMPUTED),
 )
 
 TRAINING = (
@@ -199,6 +210,7 @@ ATTEMPTS = (
     Column("peak_memory_bytes", _INT, "The process's largest resident memory, bytes."),
     Column("peak_gpu_memory_bytes", _INT, "The largest GPU memory allocated, bytes."),
     Column("backend", _TEXT, "As in `metrics`, of the whole attempt, compression included."),
+    Column("compute_dtype", _TEXT, _COMPUTED),
 )
 
 TABLES: dict[str, tuple[Column, ...]] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -33,8 +33,9 @@ _CHANGED = (
 def tables(folder: RunFolder) -> dict[str, pl.LazyFrame]:
     """Give every table by its name: see store/columns.py.
 
-    Only what the ledger has committed is in them. The compacted files are read if they were
-    made from the ledger as it stands, else the attempts' own. Safe while a driver writes.
+    Only what the ledger has committed is in them, by cell and suite in the order of the plan. The
+    compacted files are read if they were made from the ledger as it stands, else the attempts'
+    own. Safe while a driver writes.
 
     Raises:
         StoreError: the ledger is damaged, or a committed file is gone or damaged.
@@ -73,10 +74,10 @@ def scan(paths: list[Path], *, table: str) -> pl.LazyFrame:
 
 
 def _committed_files(folder: RunFolder, contents: Contents, table: str) -> list[Path]:
-    """Give the files of one table, local and as the ledger knows them."""
+    """Give the files of one table, local and as the ledger knows them, in the plan's order."""
     wanted = {
         folder.table_file(cell_id, record["attempt"], suite_id, table): record["files"][table]
-        for (cell_id, suite_id), record in contents.commits.items()
+        for (cell_id, suite_id), record in _planned(contents)
         if table in record["files"]
     }
     addresses = [(p, f["sha256"]) for p, f in wanted.items() if isinstance(p, Address)]
@@ -88,6 +89,19 @@ def _committed_files(folder: RunFolder, contents: Contents, table: str) -> list[
         if hashlib.sha256(data).hexdigest() != wanted[path]["sha256"]:
             raise StoreError(f"{path}: {_CHANGED}")
     return paths
+
+
+def _planned(contents: Contents) -> list[tuple[tuple[str, str], dict[str, Any]]]:
+    """Give the commits by cell and suite as they were planned: which ended first is chance."""
+    history = contents.history
+    cells = {cell_id: i for i, cell_id in enumerate(history.cells)}
+    suites = {suite_id: i for i, suite_id in enumerate(history.suites)}
+
+    def place(commit: tuple[tuple[str, str], dict[str, Any]]) -> tuple[int, int]:
+        (cell_id, suite_id), _ = commit
+        return cells.get(cell_id, len(cells)), suites[suite_id]
+
+    return sorted(contents.commits.items(), key=place)
 
 
 def _read(path: Path) -> bytes:

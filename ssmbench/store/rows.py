@@ -31,6 +31,7 @@ def suite_frame(
     cell_id: str,
     suite: Suite,
     backend: str | None = None,
+    compute_dtype: str | None = None,
 ) -> pl.DataFrame:
     """Build one table of one suite.
 
@@ -40,6 +41,7 @@ def suite_frame(
         cell_id: the measured cell.
         suite: what was measured; gives suite_id, suite, limit and device.
         backend: whose kernels computed, for tables that say so.
+        compute_dtype: what projections ran in, likewise.
 
     Raises:
         NumericalError: a value that must be a number is NaN or infinite.
@@ -53,7 +55,7 @@ def suite_frame(
         ids["device"] = suite.device
     names = {c.name for c in TABLES[table]}
     if "backend" in names:
-        ids["backend"] = backend
+        ids |= {"backend": backend, "compute_dtype": compute_dtype}
     whole = []
     for row in rows:
         unknown = sorted(set(row) - names)

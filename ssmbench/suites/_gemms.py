@@ -38,7 +38,7 @@ class Watched(TorchFunctionMode):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.gemms: list[Gemm] = []
-        self._own = {id(parameter) for parameter in model.parameters()}
+        self._own = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None

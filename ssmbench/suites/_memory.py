@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ssmbench.kernels.memory import release_freed_memory
+from ssmbench.suites import _peak
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 else:
     from ssmbench.lazy import torch
 
-_STATUS = Path("/proc/self/status")
-_CLEAR = Path("/proc/self/clear_refs")
 _MEMINFO = Path("/proc/meminfo")
 # Limit and use of this process's group: version 2, then version 1.
 _GROUPS = (
@@ -40,30 +39,36 @@ def needed(work: Callable[[], object], device: torch.device) -> Needed:
     """Run work once and see how much memory it takes on top of what is there.
 
     On a GPU by torch's allocator. On a CPU by the process's resident memory, from a state in
-    which what earlier work freed is given back; the process's peak starts anew.
+    which what earlier work freed is given back.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
+        before = _peak.recount_gpu(device)
         seconds = _run(work, device)
         return Needed(int(torch.cuda.max_memory_allocated(device)) - before, seconds)
-    release_freed_memory()
-    try:
-        _CLEAR.write_text("5", encoding="ascii")
-        resident = _status_bytes("VmRSS")
-    except OSError:
-        return Needed(None, _run(work, device))
+    resident = _peak.recount_host()
     seconds = _run(work, device)
-    peak = _status_bytes("VmHWM")
+    peak = _peak.status_bytes("VmHWM")
     if peak is None or resident is None:
         return Needed(None, seconds)
     return Needed(max(0, peak - resident), seconds)
 
 
 def weights_bytes(model: nn.Module) -> int:
-    """Count the bytes of a model's parameters and buffers, shared ones once."""
-    return sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
+    """Count the bytes that a model's parameters and buffers hold, shared ones once.
+
+    A compressed tensor counts as what it is made of: of 2:4 weights the kept values and where
+    they are.
+    """
+    return sum(_held(tensor) for tensor in (*model.parameters(), *model.buffers()))
+
+
+def _held(tensor: torch.Tensor) -> int:
+    """Count a tensor's bytes; those of its parts, where it is only the name of several."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        return tensor.numel() * tensor.element_size()
+    names, _ = tensor.__tensor_flatten__()
+    return sum(_held(getattr(tensor, name)) for name in names)
 
 
 def free_bytes(device: torch.device) -> int | None:
@@ -93,13 +98,6 @@ def _run(work: Callable[[], object], device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - start
-
-
-def _status_bytes(name: str) -> int | None:
-    for line in _STATUS.read_text(encoding="ascii", errors="replace").splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1024
-    return None
 
 
 def _from_meminfo() -> int | None:
