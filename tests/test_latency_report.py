@@ -77,6 +77,16 @@ def test_every_table_of_times_has_the_quality(tmp_path: Path) -> None:
         assert shown(table, "zero_shot mean").text == "66.7 ±33.3"
 
 
+def test_a_rate_without_a_graph_among_some_with_one_is_noted(tmp_path: Path) -> None:
+    plain, captured = "plain: the keys of attention grow (layer 1)", "captured"
+    mine, dense = ([time_row("decode", 1, 128, graph=g)] for g in (plain, captured))
+    mixed = reported(tmp_path / "mixed", mine, dense)["cost-decode"]
+    note = f"not as a CUDA graph, as others here: {plain}"
+    assert [shown(mixed, "1×128", row).note for row in (0, 1)] == [None, note]
+    alike = reported(tmp_path / "alike", mine, mine)["cost-decode"]
+    assert [shown(alike, "1×128", row).note for row in (0, 1)] == [None, None]
+
+
 def test_decoding_is_told_in_tokens_per_second(tmp_path: Path) -> None:
     tables = reported(tmp_path, [time_row("decode", 16, 512, first_token_s=None)])
     assert shown(tables["cost-decode"], "16×512").text == "100 k/s ×2.00"

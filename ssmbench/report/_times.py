@@ -30,7 +30,8 @@ _NUMBERS = (
     "median_s", "p10_s", "p90_s", "p99_s", "speedup", "tokens_per_s", "first_token_s",
     "floor_s", "peak_memory_bytes", "weights_bytes", "state_bytes", "warmup_s",
 )  # fmt: skip
-_TEXTS = ("reason", "disturbance")
+_TEXTS = ("reason", "disturbance", "graph")
+_CAPTURED = "captured"
 _DISTURBED = "taken while others used the device: not publishable"
 _LIMIT = (
     "Of the limit: the time of the projections alone, as matrix products of the same shapes in"
@@ -229,6 +230,11 @@ class _Phase:
             if rate is None:
                 return Shown(MISSING, numbers, why or "tokens per second: not told by the attempt")
             text = f"{count(rate)}/s"
+            graph = found["graph"]
+            if graph not in (None, _CAPTURED) and any(
+                f["graph"] == _CAPTURED for f in self.at.values()
+            ):
+                notes.append(f"not as a CUDA graph, as others here: {graph}")
         if found["speedup"] is None:
             notes.append(f"the dense model was not timed beside it{f' ({why})' if why else ''}")
         else:
