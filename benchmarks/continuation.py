@@ -19,8 +19,9 @@ from typing import Any
 import targets
 import torch
 import transformers
-from measuring import Report, as_an_attempt, spread, take_turns
+from measuring import Report, spread, take_turns
 
+from ssmbench.kernels.memory import keep_freed_memory
 from ssmbench.models import checkpoint
 from ssmbench.models.forest import Forest
 
@@ -38,7 +39,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.quick:
         args.batch, args.layers, args.turns = 4, 1, 2
-    as_an_attempt()
+    keep_freed_memory()  # as every attempt of a grid does
     report = Report("continuation")
     theirs, ours = both_models(args.layers)
     draw = torch.Generator().manual_seed(0)

@@ -19,9 +19,10 @@ from unittest import mock
 
 import targets
 import torch
-from measuring import Report, as_an_attempt, spread, take_turns
+from measuring import Report, spread, take_turns
 
 from ssmbench.grid.catalogue import find
+from ssmbench.kernels.memory import keep_freed_memory
 from ssmbench.models import checkpoint, precision
 from ssmbench.models.decoder import Decoder
 from ssmbench.models.forest import Forest
@@ -42,7 +43,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.quick:
         args.length, args.turns = 64, 2
-    as_an_attempt()
+    keep_freed_memory()  # as every attempt of a grid does
     torch.set_num_threads(1)
     report = Report("half")
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():

@@ -21,8 +21,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from ssmbench.execute.environment import cpu_model
-from ssmbench.kernels import threads
-from ssmbench.kernels.memory import keep_freed_memory
 from ssmbench.suites._strangers import HostWatch
 
 if TYPE_CHECKING:
@@ -34,14 +32,6 @@ Item = TypeVar("Item")
 LIBRARIES = ("ssmbench", "torch", "transformers", "lm_eval", "triton", "mamba-ssm")
 # Where things are on this machine is nobody's business; what they are is.
 _PLACES = {"--data": "DATA", "--tokenizer": "TOKENIZER", "--out": "FILE"}
-
-
-def as_an_attempt() -> None:
-    """Be such a process as an attempt of a grid is; it starts anew where torch came too early."""
-    if not threads.variables().items() <= os.environ.items():
-        os.environ.update(threads.variables())
-        os.execv(sys.executable, sys.orig_argv)
-    keep_freed_memory()
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING
 
 import targets
 import torch
-from measuring import Report, as_an_attempt, spread, take_turns
+from measuring import Report, spread, take_turns
 from transformers import Mamba2Config, MambaConfig
 from transformers.models.mamba.modeling_mamba import MambaMixer
 from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
 
 from ssmbench.grid.catalogue import find
+from ssmbench.kernels.memory import keep_freed_memory
 from ssmbench.models.decoder import Decoder
 from ssmbench.models.forest import Forest
 from ssmbench.models.initialise import initialise
@@ -45,7 +46,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.quick:
         args.batch, args.length, args.turns = 2, 64, 2
-    as_an_attempt()
+    keep_freed_memory()  # as every attempt of a grid does
     report = Report("mixers")
     most = torch.get_num_threads()
     for name in MODELS:

@@ -24,9 +24,10 @@ from typing import Any, NamedTuple
 
 import targets
 import torch
-from measuring import Report, as_an_attempt, spread
+from measuring import Report, spread
 
 from ssmbench.grid.catalogue import find
+from ssmbench.kernels.memory import keep_freed_memory
 from ssmbench.methods import simba
 from ssmbench.models.decoder import Decoder
 from ssmbench.models.flops import head_flops
@@ -54,7 +55,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="default: torch's")
     parser.add_argument("--quick", action="store_true", help="a trial: two turns of 256 tokens")
     args = parser.parse_args()
-    as_an_attempt()
+    keep_freed_memory()  # as every attempt of a grid does
     if args.quick:
         args.lengths, args.turns = [256], 2
     if args.threads:

@@ -34,8 +34,9 @@ import torch
 import transformers
 from double import in_double
 from lm_eval.models.huggingface import HFLM
-from measuring import Report, as_an_attempt, in_all, spread, stratified
+from measuring import Report, in_all, spread, stratified
 
+from ssmbench.kernels.memory import keep_freed_memory
 from ssmbench.models import checkpoint
 from ssmbench.suites._lm import DecoderLM
 from ssmbench.suites._tasks import load_tasks
@@ -58,7 +59,7 @@ Document = list[Any]
 
 
 def main() -> None:
-    as_an_attempt()
+    keep_freed_memory()  # as every attempt of a grid does
     args = arguments()
     if args.threads:
         torch.set_num_threads(args.threads)

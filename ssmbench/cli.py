@@ -17,7 +17,6 @@ import ssmbench
 from ssmbench import console
 from ssmbench.commands import cluster, grids, judge, lists, models, published, runs
 from ssmbench.errors import DONE, INTERRUPTED, USAGE, SsmbenchError
-from ssmbench.kernels import threads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,7 +67,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: what follows `ssmbench`; the process's own where None.
     """
-    os.environ.update(threads.variables())
     try:
         code = app(
             arguments,

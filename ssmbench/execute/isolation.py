@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ssmbench.execute.environment import n_threads
-from ssmbench.kernels import backends, threads
+from ssmbench.kernels import backends
 from ssmbench.kernels.memory import keep_freed_memory
 from ssmbench.store import logs
 from ssmbench.store.folder import RunFolder
@@ -47,7 +47,6 @@ def variables(*, num_cpus: float, data: str | None, offline: bool) -> dict[str, 
         "DISABLE_MULTIPROC": "1",
         "LM_HARNESS_CACHE_PATH": str(Path(tempfile.gettempdir()) / "ssmbench-lm-eval"),
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-        **threads.variables(),
     }
     if data is not None:
         found["HF_DATASETS_OFFLINE"] = "1"

@@ -41,9 +41,11 @@ class Conv(nn.Module):
         self.bias = nn.Parameter(torch.empty(channels)) if bias else None
 
     def forward(self, x: Tensor, stage: Stage, tail: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Convolve rows (rows, length, channels); give the result and the next tail."""
+        """Convolve rows (rows, length, channels); give the result and the next tail, if wanted."""
         with _as_given(x.device):
             y = causal_conv(x, self.weight[:, 0], self.bias, tail)
+        if stage.ends:
+            return y, x.new_empty(0)
         return y, next_tail(x, stage.row_lengths, self.weight.shape[2], tail)
 
 

@@ -74,9 +74,15 @@ def read(
         logits = model.logits(hidden.index_select(0, rows[first : first + chunk])).float()
         mine = order[ends[i] : ends[i + 1]]
         local, token = inverse[mine] - first, expected[mine]
-        nats[mine] = logits[local, token] - logits.logsumexp(-1)[local]
-        greedy[mine] = logits.argmax(-1)[local] == token
+        chosen, greedy[mine] = logits[local, token], logits.argmax(-1)[local] == token
+        nats[mine] = chosen - _logsumexp_of_own(logits)[local]
     return nats.cpu().double(), greedy.cpu()
+
+
+def _logsumexp_of_own(logits: Tensor) -> Tensor:
+    """Give (rows,) of (rows, vocabulary), which is overwritten: memory of its size is slow."""
+    most = logits.amax(-1, keepdim=True)
+    return logits.sub_(most).exp_().sum(-1).log_().add_(most[:, 0])
 
 
 def forest_of(batch: Sequence[Tree], device: torch.device, *, prompted: bool) -> Forest:
